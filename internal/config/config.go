@@ -1,0 +1,181 @@
+// Package config reads what a user settles once for all commands: which registries speak plain HTTP, which mirrors
+// stand in for others, and where the registries and file shares that a pipeline names are to be found here.
+//
+// The same settings come from three places. A flag beats the environment, the environment beats the file:
+//
+//	file, err := config.Load(path)         // $SLIPWAY_CONFIG or config.yaml in the home folder
+//	fromEnv, err := config.FromEnv(getenv) // SLIPWAY_INSECURE_REGISTRIES, …
+//	settings := flags.Over(fromEnv).Over(file)
+//
+// Package config opens one file and nothing else; it decides nothing about builds or pipelines.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"slipway/internal/errs"
+)
+
+// Config is the settings that outlive a command. The zero value is a valid one: nothing insecure, nothing mapped.
+type Config struct {
+	// InsecureRegistries are hosts, as host or host:port, that may be spoken to over plain HTTP or with a
+	// certificate nobody signed. Loopback needs no entry.
+	InsecureRegistries []string
+	// RegistryMirrors gives, for a registry host, the hosts to ask first when pulling, in order.
+	RegistryMirrors map[string][]string
+	// MapRegistry replaces a registry host that a pipeline names by HOST or HOST/PREFIX.
+	MapRegistry map[string]string
+	// MapNAS replaces a file share that a pipeline mounts, SERVER:/PATH, by a folder of this machine.
+	MapNAS map[string]string
+}
+
+// DockerHub is the registry that a mirror without a source stands in for.
+const DockerHub = "docker.io"
+
+// Over returns the settings of c laid over those of below. Insecure hosts add up, for a host is insecure whoever says
+// so; in the maps an entry of c replaces the entry of below with the same key.
+func (c Config) Over(below Config) Config {
+	insecure := slices.Concat(c.InsecureRegistries, below.InsecureRegistries)
+	slices.Sort(insecure)
+	return Config{
+		InsecureRegistries: slices.Compact(insecure),
+		RegistryMirrors:    over(c.RegistryMirrors, below.RegistryMirrors),
+		MapRegistry:        over(c.MapRegistry, below.MapRegistry),
+		MapNAS:             over(c.MapNAS, below.MapNAS),
+	}
+}
+
+func over[V any](top, below map[string]V) map[string]V {
+	if len(top)+len(below) == 0 {
+		return nil
+	}
+	merged := make(map[string]V, len(top)+len(below))
+	maps.Copy(merged, below)
+	maps.Copy(merged, top)
+	return merged
+}
+
+// Words is settings as a user spells them in flags and in the environment: one string for each entry.
+type Words struct {
+	InsecureRegistries []string // HOST[:PORT]
+	RegistryMirrors    []string // [SOURCE=]HOST, without SOURCE a mirror of docker.io
+	MapRegistry        []string // HOST=HOST[/PREFIX]
+	MapNAS             []string // SERVER:/PATH=DIR
+}
+
+// Parse turns words into settings. A word that means nothing is an errs.Invalid that repeats it.
+func Parse(w Words) (Config, error) {
+	var c Config
+	for _, host := range w.InsecureRegistries {
+		if err := checkHost(host); err != nil {
+			return Config{}, fmt.Errorf("insecure registry %q: %w", host, err)
+		}
+		c.InsecureRegistries = append(c.InsecureRegistries, host)
+	}
+	for _, word := range w.RegistryMirrors {
+		if err := c.addMirror(word); err != nil {
+			return Config{}, fmt.Errorf("registry mirror %q: %w", word, err)
+		}
+	}
+	for _, word := range w.MapRegistry {
+		if err := c.addRegistry(word); err != nil {
+			return Config{}, fmt.Errorf("registry map %q: %w", word, err)
+		}
+	}
+	for _, word := range w.MapNAS {
+		if err := c.addNAS(word); err != nil {
+			return Config{}, fmt.Errorf("NAS map %q: %w", word, err)
+		}
+	}
+	return c, nil
+}
+
+// FromEnv reads settings from the environment. Each variable is a list separated by commas:
+// SLIPWAY_INSECURE_REGISTRIES, SLIPWAY_REGISTRY_MIRRORS, SLIPWAY_MAP_REGISTRY and SLIPWAY_MAP_NAS.
+func FromEnv(getenv func(string) string) (Config, error) {
+	list := func(name string) []string {
+		return strings.FieldsFunc(getenv(name), func(r rune) bool { return r == ',' })
+	}
+	c, err := Parse(Words{
+		InsecureRegistries: list("SLIPWAY_INSECURE_REGISTRIES"),
+		RegistryMirrors:    list("SLIPWAY_REGISTRY_MIRRORS"),
+		MapRegistry:        list("SLIPWAY_MAP_REGISTRY"),
+		MapNAS:             list("SLIPWAY_MAP_NAS"),
+	})
+	if err != nil {
+		return Config{}, fmt.Errorf("read the environment: %w", err)
+	}
+	return c, nil
+}
+
+func (c *Config) addMirror(word string) error {
+	source, host, ok := strings.Cut(word, "=")
+	if !ok {
+		source, host = DockerHub, word
+	}
+	if err := checkHost(source); err != nil {
+		return err
+	}
+	if err := checkHost(host); err != nil {
+		return err
+	}
+	if c.RegistryMirrors == nil {
+		c.RegistryMirrors = map[string][]string{}
+	}
+	c.RegistryMirrors[source] = append(c.RegistryMirrors[source], host)
+	return nil
+}
+
+func (c *Config) addRegistry(word string) error {
+	from, to, ok := strings.Cut(word, "=")
+	if !ok {
+		return invalid("want HOST=HOST[/PREFIX]")
+	}
+	host, _, _ := strings.Cut(to, "/")
+	if err := checkHost(from); err != nil {
+		return err
+	}
+	if err := checkHost(host); err != nil {
+		return err
+	}
+	if c.MapRegistry == nil {
+		c.MapRegistry = map[string]string{}
+	}
+	c.MapRegistry[from] = strings.TrimSuffix(to, "/")
+	return nil
+}
+
+func (c *Config) addNAS(word string) error {
+	share, dir, ok := strings.Cut(word, "=")
+	if !ok || dir == "" {
+		return invalid("want SERVER:/PATH=DIR")
+	}
+	server, path, ok := strings.Cut(share, ":")
+	if !ok || server == "" || !strings.HasPrefix(path, "/") {
+		return invalid("the share is not SERVER:/PATH")
+	}
+	if c.MapNAS == nil {
+		c.MapNAS = map[string]string{}
+	}
+	c.MapNAS[share] = dir
+	return nil
+}
+
+// checkHost accepts host and host:port. The registry client looks closer; this catches the URL somebody pasted.
+func checkHost(host string) error {
+	switch {
+	case host == "":
+		return invalid("a host is missing")
+	case strings.Contains(host, "://"):
+		return invalid("want a host, not a URL: leave the scheme out")
+	case strings.ContainsAny(host, "/=@, \t"):
+		return invalid("want a host, as example.com or example.com:5000")
+	}
+	return nil
+}
+
+func invalid(text string) error { return errs.Mark(errors.New(text), errs.Invalid) }
