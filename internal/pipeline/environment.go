@@ -1,0 +1,146 @@
+package pipeline
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Sizes in bytes of the units that pipeline files count in.
+const (
+	MiB = int64(1) << 20
+	GiB = int64(1) << 30
+)
+
+// Limits bound what a task may use. Zero means no limit.
+type Limits struct {
+	CPUs    float64
+	Memory  int64 // bytes
+	Disk    int64 // bytes
+	Timeout time.Duration
+}
+
+// Environment is what a task runs in: its limits and the network folders it sees.
+type Environment struct {
+	Limits
+	// Dedicated says that the file has a runnerConfig for the task; otherwise this is the default environment.
+	Dedicated bool
+	Mounts    []Mount
+	// Hosted names the keys of runnerConfig that mean something to the hosted system alone, such as vpcConfig.
+	Hosted []string
+	// Origin is the runnerConfig's place; TimeoutOrigin that of its timeout, zero when the file does not set one.
+	Origin, TimeoutOrigin Origin
+}
+
+// Mount is a network folder that a task sees.
+type Mount struct {
+	// Dir is the absolute path inside the environment.
+	Dir string
+	// Server is the NAS address with the path on it, SERVER:/PATH.
+	Server string
+	// Folder is the folder of this machine that stands for it; empty until a runner has mapped it.
+	Folder string
+	Origin Origin
+}
+
+// DefaultEnvironment is what a task without runnerConfig gets: 4 vCPU, 8 GB of memory, 10 GB of disk, 15 minutes.
+func DefaultEnvironment() Environment {
+	return Environment{Limits: Limits{CPUs: 4, Memory: 8 * GiB, Disk: 10 * GiB, Timeout: 15 * time.Minute}}
+}
+
+// Source says in words who set the limits.
+func (e *Environment) Source() string {
+	if !e.Dedicated {
+		return "the default environment"
+	}
+	return "the runnerConfig at " + e.Origin.String()
+}
+
+// TimeLimit is the error of a task that ran for longer than its environment allows.
+func (e *Environment) TimeLimit() *LimitError {
+	source := e.Source()
+	if e.Dedicated && e.TimeoutOrigin == (Origin{}) {
+		source = "a runnerConfig without timeout (" + e.Origin.String() + ")"
+	}
+	return &LimitError{Resource: "time", Limit: Duration(e.Timeout), Source: source}
+}
+
+// Advice says what to change in the file to raise the limit on resource.
+func (e *Environment) Advice(resource string) string {
+	key := map[string]string{"time": "timeout", "memory": "memory", "disk": "diskSize"}[resource]
+	switch {
+	case key == "":
+		return "raise the limits in the task's runnerConfig"
+	case !e.Dedicated:
+		return "give it a runnerConfig with a larger " + key
+	default:
+		return "raise " + key + " in its runnerConfig"
+	}
+}
+
+// Machine is what the machine that runs tasks has. Zero means unknown.
+type Machine struct {
+	CPUs         float64
+	Memory, Disk int64 // bytes; Disk is what is free
+}
+
+// Fit scales the limits down to what the machine has, and says in notices what it changed.
+func (e *Environment) Fit(m Machine) (Environment, []string) {
+	out := *e
+	var notices []string
+	note := func(what, asked, has string) {
+		notices = append(notices, fmt.Sprintf("%s asks for %s of %s and this machine has %s: the task gets that", e.Source(), asked, what, has))
+	}
+	if m.CPUs > 0 && e.CPUs > m.CPUs {
+		out.CPUs = m.CPUs
+		note("vCPU", number(e.CPUs), number(m.CPUs))
+	}
+	if m.Memory > 0 && e.Memory > m.Memory {
+		out.Memory = m.Memory
+		note("memory", Size(e.Memory), Size(m.Memory))
+	}
+	if m.Disk > 0 && e.Disk > m.Disk {
+		out.Disk = m.Disk
+		note("disk", Size(e.Disk), Size(m.Disk))
+	}
+	return out, notices
+}
+
+// Inside returns where path, absolute inside the environment, is on this machine: below the folder of the mount that
+// holds it. ok is false when no mount does.
+func (e *Environment) Inside(path string) (m Mount, rest string, ok bool) {
+	for _, mount := range e.Mounts {
+		below, found := strings.CutPrefix(path, strings.TrimSuffix(mount.Dir, "/"))
+		if found && (below == "" || below[0] == '/') && (!ok || len(mount.Dir) > len(m.Dir)) {
+			m, rest, ok = mount, strings.TrimPrefix(below, "/"), true
+		}
+	}
+	return m, rest, ok
+}
+
+// Size prints bytes as people write them in this field: 8 GB is 8 × 1024³.
+func Size(n int64) string {
+	switch {
+	case n >= GiB:
+		return number(float64(n*10/GiB)/10) + " GB"
+	case n >= MiB:
+		return strconv.FormatInt(n/MiB, 10) + " MB"
+	default:
+		return strconv.FormatInt(n, 10) + " bytes"
+	}
+}
+
+// Duration prints d without the zero units that time.Duration.String ends with: 15m, not 15m0s.
+func Duration(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
+
+func number(f float64) string { return strconv.FormatFloat(f, 'f', -1, 64) }
