@@ -1,0 +1,95 @@
+package cache_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/go-digest"
+
+	"slipway/internal/build"
+	"slipway/internal/build/cache"
+	"slipway/internal/errs"
+	"slipway/internal/oci"
+)
+
+func TestStoreLookup(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	c, err := cache.Open(dir, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := digest.FromString("key")
+	if _, err := c.Lookup(t.Context(), key); !errors.Is(err, errs.NotFound) {
+		t.Fatalf("Lookup of an empty cache: %v, want not found", err)
+	}
+	layer := oci.Describe(oci.MediaTypeLayerGzip, []byte("layer"))
+	want := build.Record{Below: digest.FromString("below"), Layer: &layer, DiffID: digest.FromString("tar"), Created: time.Unix(1700000000, 5).UTC()}
+	for range 2 { // the second replaces the first
+		if err := c.Store(t.Context(), key, want); err != nil {
+			t.Fatal(err)
+		}
+	}
+	again, err := cache.Open(dir, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := again.Lookup(t.Context(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("Lookup mismatch (-want +got):\n%s", diff)
+	}
+	if n, err := again.Len(); n != 1 || err != nil {
+		t.Errorf("Len = %d, %v; want 1", n, err)
+	}
+}
+
+func TestDamagedRecordIsForgotten(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	c, err := cache.Open(dir, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := digest.FromString("key")
+	if err := c.Store(t.Context(), key, build.Record{Created: time.Unix(1, 0)}); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, key.Encoded()[:2], key.Encoded()[2:])
+	if err := os.WriteFile(file, []byte(`{"created`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Lookup(t.Context(), key); !errors.Is(err, errs.NotFound) {
+		t.Errorf("Lookup = %v, want not found", err)
+	}
+	if _, err := os.Stat(file); !os.IsNotExist(err) {
+		t.Errorf("the damaged record is still there: %v", err)
+	}
+}
+
+func TestOpenRemovesAbandonedFiles(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	left := filepath.Join(dir, ".record-1")
+	if err := os.WriteFile(left, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := cache.Open(dir, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(left); err != nil {
+		t.Errorf("a file that may still be written was removed: %v", err)
+	}
+	if _, err := cache.Open(dir, time.Now().Add(2*time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(left); !os.IsNotExist(err) {
+		t.Errorf("an abandoned file is still there: %v", err)
+	}
+}
