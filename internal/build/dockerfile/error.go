@@ -1,0 +1,172 @@
+package dockerfile
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/moby/buildkit/frontend/dockerfile/linter"
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
+
+	"slipway/internal/errs"
+)
+
+// Error is one thing that is wrong in a Dockerfile or an ignore file, and where. It is an errs.Invalid.
+type Error struct {
+	File string
+	Line int // from 1; 0 when the place is not known
+	Col  int // from 1, in bytes
+	Msg  string
+	Hint string // what to do about it, often ""
+}
+
+// Error is "file:line:column: what is wrong".
+func (e *Error) Error() string {
+	return place(e.File, e.Line, e.Col) + ": " + e.Msg
+}
+
+// Unwrap gives the error its kind and its hint.
+func (e *Error) Unwrap() error { return errs.Hint(errs.Invalid, e.Hint) }
+
+// Errors is everything that is wrong in one file, in the order of the file. It is never empty.
+type Errors []*Error
+
+// Error is one line per mistake.
+func (l Errors) Error() string {
+	lines := make([]string, len(l))
+	for i, e := range l {
+		lines[i] = e.Error()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Unwrap gives errors.Is and errors.AsType each of the mistakes.
+func (l Errors) Unwrap() []error {
+	list := make([]error, len(l))
+	for i, e := range l {
+		list[i] = e
+	}
+	return list
+}
+
+// Warning is something that works and is likely not what was meant, with the rule of BuildKit's linter that says so.
+type Warning struct {
+	Rule string // "" for what no rule of the linter covers
+	File string
+	Line int // from 1; 0 when it is about no line
+	Col  int // from 1, in bytes
+	Msg  string
+	URL  string // a page that explains the rule
+}
+
+// String is "file:line:column: Rule: what is meant".
+func (w Warning) String() string {
+	msg := w.Msg
+	if w.Rule != "" {
+		msg = w.Rule + ": " + msg
+	}
+	return place(w.File, w.Line, w.Col) + ": " + msg
+}
+
+func place(file string, line, col int) string {
+	switch {
+	case line == 0:
+		return file
+	case col == 0:
+		return fmt.Sprintf("%s:%d", file, line)
+	}
+	return fmt.Sprintf("%s:%d:%d", file, line, col)
+}
+
+// Linter returns a linter that follows the file's check directive and hands each warning to warn.
+func (f *File) Linter(warn func(Warning)) *linter.Linter {
+	config := f.Check
+	config.Warn = func(rule, _, url, msg string, location []parser.Range) {
+		line, col := f.Position(location)
+		warn(Warning{Rule: rule, File: f.Name, Line: line, Col: col, Msg: msg, URL: url})
+	}
+	return linter.New(&config)
+}
+
+// Place turns an error of BuildKit's parser, or of whoever works on its instructions, into an *Error at its place, or
+// at another if it has none. An error that has a place already stays as it is.
+func (f *File) Place(err error, otherwise []parser.Range) error {
+	if err == nil {
+		return nil
+	}
+	if _, ok := errors.AsType[*Error](err); ok {
+		return err
+	}
+	return Errors{f.place(err, otherwise)}
+}
+
+func (f *File) place(err error, otherwise []parser.Range) *Error {
+	at := otherwise
+	if located, ok := errors.AsType[*parser.LocationError](err); ok && len(located.Locations) > 0 && len(located.Locations[0]) > 0 {
+		at = located.Locations[0]
+	}
+	msg := bare(err).Error()
+	line, col := f.Find(at, flagIn(msg))
+	return &Error{File: f.Name, Line: line, Col: col, Msg: msg, Hint: errs.HintOf(err)}
+}
+
+// bare takes the places off an error of BuildKit's parser, and "dockerfile parse error on line 3: " with them.
+func bare(err error) error {
+	if located, ok := errors.AsType[*parser.LocationError](err); ok {
+		return located.Unwrap()
+	}
+	return err
+}
+
+// flagIn finds the flag that a message of BuildKit's flag parser is about: "unknown flag: --form".
+func flagIn(msg string) string {
+	i := strings.Index(msg, "--")
+	if i < 0 {
+		return ""
+	}
+	flag, _, _ := strings.Cut(msg[i:], " ")
+	flag, _, _ = strings.Cut(flag, "=")
+	return strings.TrimRight(flag, ",.:;'\")")
+}
+
+// Position returns the line and column where an instruction begins, 0 and 0 when that is not known.
+func (f *File) Position(at []parser.Range) (line, col int) {
+	if len(at) == 0 {
+		return 0, 0
+	}
+	line = at[0].Start.Line
+	if line < 1 || line > len(f.lines) {
+		return max(line, 0), 0
+	}
+	text := strings.TrimPrefix(f.lines[line-1], byteOrderMark)
+	return line, len(text) - len(strings.TrimLeft(text, " \t\v\f\r")) + 1
+}
+
+// Find returns the line and column of a word of an instruction, or of the instruction when the word is not in it.
+func (f *File) Find(at []parser.Range, word string) (line, col int) {
+	if len(at) == 0 || word == "" {
+		return f.Position(at)
+	}
+	last := min(at[len(at)-1].End.Line, len(f.lines))
+	for n := max(at[0].Start.Line, 1); n <= last; n++ {
+		if i := wordIndex(f.lines[n-1], word); i >= 0 {
+			return n, i + 1
+		}
+	}
+	return f.Position(at)
+}
+
+// wordIndex finds word where a blank, or the line's beginning, stands before it.
+func wordIndex(line, word string) int {
+	for from := 0; ; {
+		i := strings.Index(line[from:], word)
+		if i < 0 {
+			return -1
+		}
+		i += from
+		if i == 0 || line[i-1] == ' ' || line[i-1] == '\t' {
+			return i
+		}
+		from = i + 1
+	}
+}

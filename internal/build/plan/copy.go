@@ -1,0 +1,141 @@
+package plan
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"strconv"
+	"strings"
+
+	mode "github.com/tonistiigi/dchapes-mode"
+
+	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/buildkit/frontend/dockerfile/linter"
+
+	"slipway/internal/build/dockerfile"
+)
+
+// transfer is what COPY and ADD have in common.
+type transfer struct {
+	name   string // "COPY" or "ADD"
+	code   string
+	paths  instructions.SourcesAndDest
+	from   Source
+	chown  string
+	chmod  string
+	unpack bool
+}
+
+func (s *stage) copyFrom(c command, cmd *instructions.CopyCommand, lint *linter.Linter) error {
+	t := transfer{
+		name: "COPY", code: cmd.String(), paths: cmd.SourcesAndDest, from: Source{Kind: FromContext},
+		chown: cmd.Chown, chmod: cmd.Chmod,
+	}
+	if c.from != nil {
+		if c.from.kind == FromStage && c.from.stage.out == nil {
+			return fmt.Errorf("cannot copy from stage %q, it needs to be defined before current stage %q", cmd.From, s.name)
+		}
+		t.from = c.from.resolved()
+	}
+	return s.transfer(c, t, lint)
+}
+
+func (s *stage) add(c command, cmd *instructions.AddCommand, lint *linter.Linter) error {
+	return s.transfer(c, transfer{
+		name: "ADD", code: cmd.String(), paths: cmd.SourcesAndDest, from: Source{Kind: FromContext},
+		chown: cmd.Chown, chmod: cmd.Chmod, unpack: true,
+	}, lint)
+}
+
+func (s *stage) transfer(c command, t transfer, lint *linter.Linter) error {
+	if err := checkChmod(t.chmod); err != nil {
+		return err
+	}
+	history := t.name
+	if t.chown != "" {
+		history += " --chown=" + t.chown
+	}
+	if t.chmod != "" {
+		history += " --chmod=" + t.chmod
+	}
+	op := &Copy{From: t.from, Chown: t.chown, Chmod: t.chmod, Extract: t.unpack}
+	op.Dest, op.DestIsDir = s.destination(t.paths.DestPath)
+	for _, src := range t.paths.SourcePaths {
+		if err := refuseRemote(t.name, src); err != nil {
+			return s.failAt(c, src, err)
+		}
+		if t.from.Kind == FromContext {
+			s.lintIgnored(c, t.name, src, lint)
+		}
+		history += " " + src
+		op.Sources = append(op.Sources, path.Join("/", src))
+	}
+	for _, f := range t.paths.SourceContents {
+		if strings.Contains(f.Path, "/") {
+			return fmt.Errorf("heredoc %q: its name becomes a file's, which cannot contain a slash", f.Path)
+		}
+		history += " <<" + f.Path
+		op.Inline = append(op.Inline, InlineFile{Name: f.Path, Data: f.Data, Mode: 0o644})
+	}
+	s.step(c, op, s.sourceText(t.code, s.lex), history+" "+t.paths.DestPath)
+	return nil
+}
+
+// failAt places an error at a word of an instruction.
+func (s *stage) failAt(c command, word string, err error) error {
+	line, col := s.file.Find(c.Location(), word)
+	return dockerfile.Errors{{File: s.file.Name, Line: line, Col: col, Msg: err.Error()}}
+}
+
+// destination resolves a destination against the working directory. One that ends in a slash or a dot is a folder.
+func (s *stage) destination(p string) (dest string, isDir bool) {
+	isDir = p == "" || p == "." || strings.HasSuffix(p, "/") || strings.HasSuffix(p, "/.")
+	if !path.IsAbs(p) {
+		p = path.Join("/", s.dir, p)
+	}
+	return path.Clean(p), isDir
+}
+
+// checkChmod accepts octal digits up to 7777 and what chmod(1) calls symbolic.
+func checkChmod(s string) error {
+	if s == "" {
+		return nil
+	}
+	notOctal := fmt.Errorf("invalid chmod parameter: '%v'. it should be octal string and between 0 and 07777", s)
+	if n, err := strconv.ParseUint(s, 8, 32); err == nil {
+		if n > 0o7777 {
+			return notOctal
+		}
+		return nil
+	}
+	if _, err := mode.ParseWithUmask(s, 0); err != nil {
+		if _, ok := errors.AsType[*strconv.NumError](err); ok {
+			return notOctal
+		}
+		return fmt.Errorf("invalid chmod parameter: '%v': %w", s, err)
+	}
+	return nil
+}
+
+// refuseRemote refuses sources that would be fetched: COPY has none, and slipway's ADD none yet.
+func refuseRemote(name, src string) error {
+	if !remote(src) {
+		return nil
+	}
+	if name == "COPY" {
+		return errors.New("source can't be a URL or a git ref for COPY")
+	}
+	return fmt.Errorf("ADD of %s: remote sources are not supported yet", src)
+}
+
+// remote says whether a source is a URL or a git repository, [user@]host:path included.
+func remote(src string) bool {
+	for _, scheme := range [...]string{"http://", "https://", "git://", "ssh://"} {
+		if strings.HasPrefix(src, scheme) {
+			return true
+		}
+	}
+	user, rest, ok := strings.Cut(src, "@")
+	host, _, colon := strings.Cut(rest, ":")
+	return ok && colon && user != "" && host != "" && !strings.ContainsAny(user+host, "/*?[ ")
+}

@@ -1,0 +1,123 @@
+package plan
+
+import (
+	"io/fs"
+
+	"slipway/internal/oci"
+)
+
+// Networks of a RUN.
+const (
+	NetworkDefault = "default"
+	NetworkNone    = "none"
+	NetworkHost    = "host"
+)
+
+// Stage is one FROM and what follows it.
+type Stage struct {
+	Index int    // in the Dockerfile, from 0
+	Name  string // as displayed: after AS, else "stage-N"; "" when the file has a single stage
+	Line  int    // of its FROM
+	Col   int    //
+	Text  string // "FROM docker.io/library/busybox:latest@sha256:…"
+	// Number is the FROM's place among the stage's steps, "1/4", when the base is an image; else "".
+	Number string
+	Base   Source
+	// Platform is what the stage runs on and its COPYs are for.
+	Platform oci.Platform
+	Steps    []*Step
+	// Config is the stage's final config. Its History and RootFS are still those of the image at the bottom: who
+	// builds the steps adds to them.
+	Config oci.Image
+}
+
+// Step is one instruction.
+type Step struct {
+	// Op is the work to do; nil when only the config changed.
+	Op Op
+	// Line and Col are where the instruction begins; for a trigger of ONBUILD, where the FROM does that brought it.
+	Line, Col int
+	// Text is the instruction as displayed, variables expanded: "RUN echo hi", "ONBUILD RUN echo hi".
+	Text string
+	// CreatedBy is its history, as BuildKit writes it but for the " # buildkit" that it adds to some.
+	CreatedBy string
+	// Empty says that the step makes no layer, as history's empty_layer.
+	Empty bool
+	// Number is the step's place among those with work, "3/7", counted as BuildKit counts; else "".
+	Number string
+}
+
+// SourceKind says what a Source is.
+type SourceKind string
+
+// Kinds of Source.
+const (
+	FromScratch SourceKind = "scratch" // no files
+	FromContext SourceKind = "context" // the build context, without what the ignore file hides
+	FromStage   SourceKind = "stage"   // Stage is set
+	FromImage   SourceKind = "image"   // Image is set
+)
+
+// Source is where files come from.
+type Source struct {
+	Kind  SourceKind
+	Stage *Stage
+	Image *Image
+	// Platform is the one to take from an image.
+	Platform oci.Platform
+}
+
+// Op is the work of a step: a *Run, a *Copy or a *Mkdir.
+type Op interface{ op() }
+
+// InlineFile is a file whose content stands in the Dockerfile.
+type InlineFile struct {
+	Name string
+	Data string
+	Mode fs.FileMode // permission bits
+}
+
+// Run runs a process on the stage's files.
+type Run struct {
+	Args []string
+	// Env is the environment: the config's ENV and the ARGs in scope, in BuildKit's order, names unique.
+	Env []string
+	// HiddenEnv is what the process gets besides but which determines nothing and is no part of a cache key: proxies
+	// that were passed as build arguments.
+	HiddenEnv []string
+	Dir       string // absolute, clean; made if it does not exist
+	User      string // "", or as USER wrote it: names and numbers, user[:group]
+	Network   string // NetworkDefault, NetworkNone or NetworkHost
+	// Files are scripts of heredocs that begin with #!; Name is an absolute path in a folder mounted read-only.
+	Files []InlineFile
+}
+
+// Copy copies files into the stage's.
+type Copy struct {
+	From Source
+	// Sources are absolute clean paths in From, with Go's wildcards and **. A wildcard that matches nothing copies
+	// nothing; a plain path must exist. A folder's content is copied, not the folder. Symbolic links on the way are
+	// followed inside From.
+	Sources []string
+	// Inline are files to copy after the Sources; Name has no slash.
+	Inline []InlineFile
+	// Dest is absolute and clean. Missing parents are made, 0755 and owned as Chown says.
+	Dest string
+	// DestIsDir says that Dest was written with a slash, or a dot, at its end: it is a folder, made if missing.
+	DestIsDir bool
+	Chown     string // "", or user[:group], names or numbers; names are those of the stage's /etc/passwd and group
+	Chmod     string // "", octal, or symbolic as chmod(1)
+	// Extract unpacks sources that are tar archives, compressed or not (ADD).
+	Extract bool
+}
+
+// Mkdir makes a folder and its missing parents, 0755, unless it exists (WORKDIR).
+type Mkdir struct {
+	Path string // absolute, clean
+	// Owner owns what is made: USER at that point, or "" for root.
+	Owner string
+}
+
+func (*Run) op()   {}
+func (*Copy) op()  {}
+func (*Mkdir) op() {}
