@@ -93,6 +93,19 @@ func (v *Value) member(key string) *Value {
 	return nil
 }
 
+// KeyAt returns where the key of a map's member was written, and the map's own place when there is no such member.
+func (v *Value) KeyAt(key string) Origin {
+	if v == nil {
+		return Origin{}
+	}
+	for i := range v.Members {
+		if v.Members[i].Key == key {
+			return v.Members[i].Origin
+		}
+	}
+	return v.Origin
+}
+
 // Absent reports whether there is no value: nothing was written, or nothing but the key.
 func (v *Value) Absent() bool { return v == nil || v.Kind == Null }
 
@@ -153,9 +166,13 @@ func Merge(base, over *Value) *Value {
 		return over
 	}
 	out := &Value{Kind: Map, Origin: over.Origin, Members: slices.Clone(base.Members)}
+	index := make(map[string]int, len(base.Members))
+	for i, m := range base.Members {
+		index[m.Key] = i
+	}
 	for _, m := range over.Members {
-		i := slices.IndexFunc(out.Members, func(b Member) bool { return b.Key == m.Key })
-		if i < 0 {
+		i, ok := index[m.Key]
+		if !ok {
 			out.Members = append(out.Members, m)
 			continue
 		}
