@@ -1,9 +1,11 @@
 package spec
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 
 	"go.yaml.in/yaml/v4"
 
@@ -100,6 +102,9 @@ func valueNode(v *pipeline.Value, hidden bool) *yaml.Node {
 		}
 		if v.Kind == pipeline.String {
 			n.Tag = "!!str"
+			if _, err := strconv.ParseFloat(v.Text, 64); err == nil || errors.Is(err, strconv.ErrRange) {
+				n.Style = yaml.SingleQuotedStyle // 12e3456 too is a number, to those who read it as one
+			}
 		}
 		return n
 	}
