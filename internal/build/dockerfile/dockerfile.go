@@ -112,7 +112,7 @@ func (f *File) validate() error {
 		isFrom := strings.EqualFold(n.Value, "from")
 		switch _, isArg := v.(*instructions.ArgCommand); {
 		case err != nil:
-			wrong = append(wrong, f.place(err, n.Location()))
+			wrong = append(wrong, f.place(explain(err, n), n.Location()))
 		case !seenFrom && !isFrom && !isArg:
 			wrong = append(wrong, f.place(fmt.Errorf("%s before the first FROM: there is no stage to add it to", n.Value), n.Location()))
 			isFrom = true // one complaint is enough
@@ -156,7 +156,7 @@ func (f *File) Trigger(expression string, at []parser.Range) (instructions.Comma
 	}
 	cmd, err := instructions.ParseCommand(n)
 	if err != nil {
-		return nil, f.Place(bare(err), at)
+		return nil, f.Place(bare(explain(err, n)), at)
 	}
 	if wrong := f.refuse(n); len(wrong) > 0 {
 		return nil, wrong

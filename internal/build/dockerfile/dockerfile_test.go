@@ -228,6 +228,23 @@ func parserOnly(name string) bool {
 	return strings.HasPrefix(name, "jeztah-invalid-json")
 }
 
+func TestDidYouMean(t *testing.T) {
+	t.Parallel()
+	known := []string{"RUN", "ENV", "CMD", "ADD", "COPY", "chown", "chmod"}
+	for _, tt := range []struct{ word, want string }{
+		{"RNU", " (did you mean RUN?)"},
+		{"COPPY", " (did you mean COPY?)"},
+		{"chmow", " (did you mean chmod?)"},
+		{"RUN", ""},
+		{"", ""},
+		{"NOTHING", ""},
+	} {
+		if got := dockerfile.DidYouMean(tt.word, known); got != tt.want {
+			t.Errorf("DidYouMean(%q) = %q, want %q", tt.word, got, tt.want)
+		}
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	for _, s := range []string{
 		"FROM x\nRUN <<EOF\na\nEOF\n", "# escape=`\nFROM x\nRUN a `\n b", "ARG A=1\nFROM $A AS b\nCOPY --from=b <<-\"E\" /\n\tE\n",

@@ -8,8 +8,8 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/linter"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	"github.com/moby/buildkit/frontend/dockerfile/shell"
-	"github.com/moby/buildkit/util/suggest"
 
+	"slipway/internal/build/dockerfile"
 	"slipway/internal/oci/ref"
 )
 
@@ -86,8 +86,8 @@ func (p *planner) lintFrom(unmatched map[string]struct{}, at []parser.Range, lin
 		if _, ok := p.declared[name]; ok {
 			continue
 		}
-		match, _ := suggest.Search(name, sortedKeys(p.declared), true)
-		lint.Run(&linter.RuleUndefinedArgInFrom, at, linter.RuleUndefinedArgInFrom.Format(name, match))
+		msg := linter.RuleUndefinedArgInFrom.Format(name, "") + dockerfile.DidYouMean(name, sortedKeys(p.declared))
+		lint.Run(&linter.RuleUndefinedArgInFrom, at, msg)
 	}
 }
 
@@ -125,9 +125,18 @@ func (s *stage) lintUndefined(c command, unmatched map[string]struct{}, lint *li
 		if scanArg(name) {
 			continue
 		}
-		match, _ := suggest.Search(name, s.env.Keys(), true)
-		lint.Run(&linter.RuleUndefinedVar, c.Location(), linter.RuleUndefinedVar.Format(name, match))
+		msg := linter.RuleUndefinedVar.Format(name, "") + dockerfile.DidYouMean("$"+name, dollars(s.env.Keys()))
+		lint.Run(&linter.RuleUndefinedVar, c.Location(), msg)
 	}
+}
+
+// dollars writes names as variables.
+func dollars(names []string) []string {
+	out := make([]string, len(names))
+	for i, n := range names {
+		out[i] = "$" + n
+	}
+	return out
 }
 
 // lintKeyValue warns about "ENV name value".

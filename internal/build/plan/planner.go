@@ -11,7 +11,6 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/linter"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	"github.com/moby/buildkit/frontend/dockerfile/shell"
-	"github.com/moby/buildkit/util/suggest"
 
 	"slipway/internal/build/dockerfile"
 	"slipway/internal/errs"
@@ -243,7 +242,7 @@ func (p *planner) chooseTarget() error {
 	for i, s := range p.stages {
 		names[i] = s.name
 	}
-	err := suggest.WrapError(fmt.Errorf("target stage %q could not be found", p.opts.Target), p.opts.Target, names, true)
+	err := fmt.Errorf("target stage %q could not be found%s", p.opts.Target, dockerfile.DidYouMean(p.opts.Target, names))
 	hint := "the stages of " + p.file.Name + " are " + strings.Join(names, ", ")
 	return errs.Hint(errs.Mark(err, errs.Invalid), hint)
 }
@@ -363,8 +362,8 @@ func (p *planner) fail(at []parser.Range, err error) error { return p.file.Place
 // suggestAny adds a "did you mean" for the first variable that resembles one that exists.
 func suggestAny(err error, names map[string]struct{}, known []string) error {
 	for _, name := range sortedKeys(names) {
-		if ok, better := suggest.WrapErrorMaybe(err, name, known, true); ok {
-			return better
+		if better := dockerfile.DidYouMean(name, known); better != "" {
+			return fmt.Errorf("%w%s", err, better)
 		}
 	}
 	return err
