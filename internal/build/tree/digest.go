@@ -1,0 +1,177 @@
+package tree
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"maps"
+	"slices"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"slipway/internal/errs"
+	"slipway/internal/oci/layer"
+)
+
+// Sums gives the digest of a regular file's content and extended attributes. A Hasher remembers them between builds.
+type Sums interface {
+	Sum(t Tree, e layer.Entry) ([sha256.Size]byte, error)
+}
+
+// Digest identifies what a COPY reads: for each source the paths it matches, and below them every name, mode, owner,
+// link and content. Times are left out, so that a fresh checkout gives the same digest. A source without wildcards
+// that is not there is an error; wildcards that match nothing are not.
+func Digest(t Tree, sources []string, sums Sums) ([sha256.Size]byte, error) {
+	var zero [sha256.Size]byte
+	var all []layer.Entry
+	h := sha256.New()
+	for _, s := range sources {
+		matches, err := Matches(t, s)
+		if err != nil {
+			return zero, fmt.Errorf("%s: %w", s, err)
+		}
+		for _, m := range matches {
+			real, err := Resolve(t, m, true)
+			if err != nil {
+				return zero, err
+			}
+			e, err := t.Lstat(real)
+			if err != nil {
+				if notExist(err) {
+					return zero, fmt.Errorf("%q: %w", "/"+clean(m), errs.NotFound)
+				}
+				return zero, err
+			}
+			writeString(h, "source")
+			writeString(h, m)
+			n := len(all)
+			if all, err = walk(t, e, all); err != nil {
+				return zero, err
+			}
+			writeInt(h, uint64(len(all)-n))
+		}
+	}
+	content, err := sumAll(t, all, sums)
+	if err != nil {
+		return zero, err
+	}
+	for i, e := range all {
+		writeEntry(h, e)
+		h.Write(content[i][:])
+	}
+	return [sha256.Size]byte(h.Sum(nil)), nil
+}
+
+// walk appends e and everything below it.
+func walk(t Tree, e layer.Entry, to []layer.Entry) ([]layer.Entry, error) {
+	to = append(to, e)
+	if !e.Mode.IsDir() {
+		return to, nil
+	}
+	children, err := t.ReadDir(e.Path)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range children {
+		if to, err = walk(t, c, to); err != nil {
+			return nil, err
+		}
+	}
+	return to, nil
+}
+
+// sumWorkers is enough to keep two cores hashing while a third call waits for the disk.
+const sumWorkers = 3
+
+func sumAll(t Tree, all []layer.Entry, sums Sums) ([][sha256.Size]byte, error) {
+	content := make([][sha256.Size]byte, len(all))
+	var g errgroup.Group
+	for w := range sumWorkers {
+		g.Go(func() error {
+			for i := w; i < len(all); i += sumWorkers {
+				if !all[i].Mode.IsRegular() {
+					continue
+				}
+				sum, err := sums.Sum(t, all[i])
+				if err != nil {
+					return fmt.Errorf("%q: %w", "/"+all[i].Path, err)
+				}
+				content[i] = sum
+			}
+			return nil
+		})
+	}
+	return content, g.Wait()
+}
+
+func writeEntry(h hash.Hash, e layer.Entry) {
+	writeString(h, e.Path)
+	writeInt(h, uint64(e.Mode))
+	writeInt(h, uint64(e.UID))
+	writeInt(h, uint64(e.GID))
+	if e.Mode.Type() == fs.ModeSymlink {
+		writeString(h, e.Link)
+	}
+	if e.Mode&fs.ModeDevice != 0 {
+		writeInt(h, uint64(e.Major)<<32|uint64(e.Minor))
+	}
+}
+
+// writeString frames what it writes, so that no two sequences of strings hash alike.
+func writeString(w io.Writer, s string) {
+	writeInt(w, uint64(len(s)))
+	io.WriteString(w, s) //nolint:errcheck // a hash never fails
+}
+
+func writeInt(w io.Writer, n uint64) {
+	var b [8]byte
+	binary.LittleEndian.PutUint64(b[:], n)
+	w.Write(b[:]) //nolint:errcheck // a hash never fails
+}
+
+const copyBuffer = 256 << 10
+
+var buffers = sync.Pool{New: func() any { return new([copyBuffer]byte) }}
+
+// sumFile reads a regular file's content and extended attributes.
+func sumFile(t Tree, e layer.Entry) ([sha256.Size]byte, error) {
+	var zero [sha256.Size]byte
+	host, err := t.HostPath(e.Path)
+	if err != nil {
+		return zero, err
+	}
+	var attrs map[string]string
+	if host != "" {
+		if attrs, err = xattrs(host); err != nil {
+			return zero, err
+		}
+	}
+	r, err := t.Open(e.Path)
+	if err != nil {
+		return zero, err
+	}
+	defer r.Close()
+	h := sha256.New()
+	buf, _ := buffers.Get().(*[copyBuffer]byte)
+	defer buffers.Put(buf)
+	n, err := io.CopyBuffer(struct{ io.Writer }{h}, struct{ io.Reader }{r}, buf[:])
+	if err != nil {
+		return zero, err
+	}
+	writeInt(h, uint64(n))
+	for _, k := range slices.Sorted(maps.Keys(attrs)) {
+		writeString(h, k)
+		writeString(h, attrs[k])
+	}
+	return [sha256.Size]byte(h.Sum(nil)), nil
+}
+
+// Plain is the Sums that reads every file every time.
+type Plain struct{}
+
+// Sum implements Sums.
+func (Plain) Sum(t Tree, e layer.Entry) ([sha256.Size]byte, error) { return sumFile(t, e) }
