@@ -89,20 +89,20 @@ type Machine struct {
 func (e *Environment) Fit(m Machine) (Environment, []string) {
 	out := *e
 	var notices []string
-	note := func(what, asked, has string) {
-		notices = append(notices, fmt.Sprintf("%s asks for %s of %s and this machine has %s: the task gets that", e.Source(), asked, what, has))
+	note := func(asked, has string) {
+		notices = append(notices, fmt.Sprintf("%s asks for %s, this machine has %s: the task gets that", e.Source(), asked, has))
 	}
 	if m.CPUs > 0 && e.CPUs > m.CPUs {
 		out.CPUs = m.CPUs
-		note("vCPU", number(e.CPUs), number(m.CPUs))
+		note(number(e.CPUs)+" vCPU", number(m.CPUs))
 	}
 	if m.Memory > 0 && e.Memory > m.Memory {
 		out.Memory = m.Memory
-		note("memory", Size(e.Memory), Size(m.Memory))
+		note(Size(e.Memory)+" of memory", Size(m.Memory))
 	}
 	if m.Disk > 0 && e.Disk > m.Disk {
 		out.Disk = m.Disk
-		note("disk", Size(e.Disk), Size(m.Disk))
+		note(Size(e.Disk)+" of disk", Size(m.Disk)+" free")
 	}
 	return out, notices
 }
