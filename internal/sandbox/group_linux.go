@@ -1,0 +1,108 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"slipway/internal/errs"
+	"slipway/internal/sandbox/cgroup"
+)
+
+// Limits bound what the sandboxes of a group use together.
+type Limits = cgroup.Limits
+
+// Stats are a group's figures.
+type Stats = cgroup.Stats
+
+// Group makes one or several sandboxes share limits. Its methods may be called concurrently.
+type Group struct {
+	cg     *cgroup.Group
+	thread *thread  // starts the group's processes
+	dir    *os.File // v2: the folder they are born into
+	close  sync.Once
+}
+
+// hierarchy is where this process can make cgroups.
+//
+//nolint:gochecknoglobals // a cached fact about the process
+var hierarchy = sync.OnceValues(func() (*cgroup.Hierarchy, error) { return cgroup.Detect("/") })
+
+// NewGroup makes a group, whose name is for people who look at the cgroups of a machine. Close it after its sandboxes
+// have ended. errs.Denied and errs.Unavailable say that the machine does not let slipway limit anything.
+//
+// It also removes the groups of slipways that were killed.
+func NewGroup(ctx context.Context, name string, l Limits) (*Group, error) {
+	h, err := hierarchy()
+	if err != nil {
+		return nil, err
+	}
+	if err := cgroup.Recover(ctx, h); err != nil {
+		return nil, fmt.Errorf("remove abandoned cgroups: %w", err)
+	}
+	cg, err := cgroup.New(h, name, l)
+	if err != nil {
+		return nil, err
+	}
+	g := &Group{cg: cg, thread: newThread()}
+	if err := g.open(); err != nil {
+		return nil, errors.Join(err, g.Close())
+	}
+	return g, nil
+}
+
+func (g *Group) open() (err error) {
+	if dir := g.cg.Born(); dir != "" {
+		g.dir, err = os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
+		return err
+	}
+	g.thread.do(func() { err = g.cg.Enter() })
+	return err
+}
+
+// Close kills what still runs in the group and removes it.
+func (g *Group) Close() error {
+	err := fmt.Errorf("close group again: %w", errs.Invalid)
+	g.close.Do(func() {
+		g.thread.stop()
+		err = nil
+		if g.dir != nil {
+			err = g.dir.Close()
+		}
+		err = errors.Join(err, g.cg.Close())
+	})
+	return err
+}
+
+// Stats returns the group's figures until now.
+func (g *Group) Stats() (Stats, error) { return g.cg.Stats() }
+
+func (g *Group) spawn() (*child, error) { return spawn(g.thread, g.dir) }
+
+// oomKills is 0 without a group, or when the figure cannot be read: an exit status of 137 still tells.
+func (g *Group) oomKills() int64 {
+	if g == nil {
+		return 0
+	}
+	stats, err := g.cg.Stats()
+	if err != nil {
+		return 0
+	}
+	return stats.OOMKills
+}
+
+// view are the cgroups that the sandbox shows.
+func (g *Group) view() []string {
+	h, err := hierarchy()
+	if err != nil {
+		return nil
+	}
+	if g == nil {
+		return h.View(nil)
+	}
+	return h.View(g.cg)
+}

@@ -1,0 +1,187 @@
+package sandbox
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+
+	"slipway/internal/errs"
+)
+
+// Init makes this process the init of a sandbox when it was started as one, and then never returns. Every program that
+// uses the package calls it first in main, and tests in TestMain: what runs before it, runs in every sandbox.
+func Init() {
+	if len(os.Args) == 0 || os.Args[0] != initName {
+		return
+	}
+	// Filter, capabilities and new namespaces are a thread's; the command must be started from the thread that has them.
+	runtime.LockOSThread()
+	os.Exit(serve())
+}
+
+// serve reads a request, carries it out and reports. Descriptors are never closed here: all are close-on-exec and the
+// process is as short-lived as they are.
+func serve() int {
+	control := os.NewFile(controlFD, "control")
+	if err := hide(); err != nil {
+		return refuse(control, err)
+	}
+	req, err := readRequest()
+	if errors.Is(err, io.EOF) {
+		return 0 // a spare that was not needed
+	}
+	if err != nil {
+		return refuse(control, err)
+	}
+	if err := enter(control, req); err != nil {
+		return refuse(control, err)
+	}
+	pid, err := start(req.Spec)
+	if err != nil {
+		return refuse(control, err)
+	}
+	if err := json.NewEncoder(control).Encode(report{Exit: supervise(pid)}); err != nil {
+		return 1
+	}
+	return 0
+}
+
+func refuse(control io.Writer, err error) int {
+	if err := json.NewEncoder(control).Encode(report{Failure: newFailure(err)}); err != nil {
+		fmt.Fprintf(os.Stderr, "%s is started by slipway only: %v\n", initName, err)
+	}
+	return 1
+}
+
+// hide keeps init's memory, descriptors and program from the processes it will be among: a process that is not dumpable
+// opens its /proc entries to none without CAP_SYS_PTRACE.
+func hide() error {
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("hide init: %w", err)
+	}
+	if err := unix.CloseRange(controlFD, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		unix.CloseOnExec(controlFD) // before 5.11; Go opens everything else this way
+	}
+	return nil
+}
+
+// readRequest takes the request and puts the standard descriptors that came with it in their places.
+func readRequest() (*request, error) {
+	size := make([]byte, 4)
+	rights := make([]byte, unix.CmsgSpace(3*4))
+	n, nrights, _, _, err := unix.Recvmsg(controlFD, size, rights, unix.MSG_CMSG_CLOEXEC|unix.MSG_WAITALL)
+	if err != nil {
+		return nil, fmt.Errorf("read request: %w", err)
+	}
+	if n == 0 {
+		return nil, io.EOF
+	}
+	if err := takeStdio(rights[:nrights]); err != nil {
+		return nil, fmt.Errorf("read request: standard descriptors: %w", err)
+	}
+	data := make([]byte, binary.LittleEndian.Uint32(size))
+	for got := 0; got < len(data); got += n {
+		n, err = unix.Read(controlFD, data[got:])
+		if err == nil && n == 0 {
+			err = io.ErrUnexpectedEOF
+		}
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return nil, fmt.Errorf("read request: %w", err)
+		}
+		n = max(n, 0)
+	}
+	req := &request{}
+	if err := json.Unmarshal(data, req); err != nil {
+		return nil, fmt.Errorf("read request: %w", err)
+	}
+	return req, nil
+}
+
+func takeStdio(rights []byte) error {
+	messages, err := unix.ParseSocketControlMessage(rights)
+	if err != nil || len(messages) != 1 {
+		return fmt.Errorf("%d control messages: %w", len(messages), errors.Join(err, errs.Invalid))
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil || len(fds) != 3 {
+		return fmt.Errorf("%d descriptors: %w", len(fds), errors.Join(err, errs.Invalid))
+	}
+	for i, fd := range fds {
+		if err := unix.Dup3(fd, i, 0); err != nil {
+			return err
+		}
+		if err := unix.Close(fd); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// enter makes everything around the command: afterwards the process is inside the root and has given up what the
+// command must not have.
+func enter(control io.Writer, req *request) error {
+	spec := req.Spec
+	if err := unshare(req); err != nil {
+		return err
+	}
+	r, err := mountRoot(spec)
+	if err != nil {
+		return err
+	}
+	if err := r.furnish(req); err != nil {
+		return err
+	}
+	if len(r.points) > 0 {
+		if err := json.NewEncoder(control).Encode(report{Points: r.points}); err != nil {
+			return fmt.Errorf("report mount points: %w", err)
+		}
+	}
+	if err := r.pivot(); err != nil {
+		return err
+	}
+	return settle(spec)
+}
+
+// unshare leaves the namespaces that a spare could not know it would have to leave.
+func unshare(req *request) error {
+	flags := 0
+	if len(req.Cgroups) > 0 {
+		flags |= unix.CLONE_NEWCGROUP
+	}
+	if req.Spec.Network == NetworkNone {
+		flags |= unix.CLONE_NEWNET
+	}
+	if flags == 0 {
+		return nil
+	}
+	if err := unix.Unshare(flags); err != nil {
+		return fmt.Errorf("make namespaces: %w", err)
+	}
+	if req.Spec.Network == NetworkNone {
+		return loopbackUp()
+	}
+	return nil
+}
+
+// loopbackUp gives a new network namespace the one address that programs take for granted.
+func loopbackUp() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("set up loopback: %w", err)
+	}
+	lo, err := unix.NewIfreq("lo")
+	if err != nil {
+		return fmt.Errorf("set up loopback: %w", err)
+	}
+	lo.SetUint16(unix.IFF_UP)
+	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo); err != nil {
+		return fmt.Errorf("set up loopback: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,176 @@
+package sandbox
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"slipway/internal/errs"
+)
+
+// kernelFlags are for mounts that hold no programs.
+const kernelFlags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+
+// furnish puts everything over the root: the kernel's file systems, devices, then what the spec asks for.
+func (r *rootfs) furnish(req *request) error {
+	proc, err := r.kernelFS("proc", "proc", kernelFlags)
+	if err != nil {
+		return err
+	}
+	sysFlags := uintptr(kernelFlags | unix.MS_RDONLY)
+	if r.spec.Insecure {
+		sysFlags = kernelFlags
+	}
+	sys, err := r.kernelFS("sys", "sysfs", sysFlags)
+	if err != nil {
+		return err
+	}
+	if err := r.mountDev(); err != nil {
+		return err
+	}
+	if err := r.mountCgroups(sys, req.Cgroups); err != nil {
+		return err
+	}
+	if !r.spec.Insecure {
+		if err := r.restrict(proc, sys, req.Masked); err != nil {
+			return err
+		}
+	}
+	return r.mountSpec()
+}
+
+// kernelFS mounts a file system of the kernel at a folder of the root and opens it. A link in the folder's place is
+// refused: the file system, and what is masked in it, would be elsewhere (CVE-2019-19921).
+func (r *rootfs) kernelFS(name, fstype string, flags uintptr) (int, error) {
+	at, err := r.ordinaryDir(name)
+	if err != nil {
+		return -1, err
+	}
+	if err := unix.Mount(fstype, fdPath(at), fstype, flags, ""); err != nil {
+		return -1, fmt.Errorf("mount /%s: %w", name, kind(err))
+	}
+	return openDir(r.root, name)
+}
+
+// ordinaryDir opens a folder in the root's top level, made if missing, that is not a link.
+func (r *rootfs) ordinaryDir(name string) (int, error) {
+	link, err := r.entry(name, ".", true)
+	if err != nil {
+		return -1, fmt.Errorf("mount point /%s: %w", name, err)
+	}
+	if link != "" {
+		return -1, fmt.Errorf("/%s of the image is a symbolic link to %s: %w", name, link, errs.Invalid)
+	}
+	fd, err := openIn(r.root, name, beneath)
+	if err == nil && !isDir(fd) {
+		return -1, fmt.Errorf("/%s of the image is not a folder: %w", name, errs.Invalid)
+	}
+	return fd, err
+}
+
+// mountSpec puts the spec's mounts and files over the root, shallow targets first so that none hides another.
+func (r *rootfs) mountSpec() error {
+	order := make([]int, len(r.spec.Mounts))
+	for i := range order {
+		order[i] = i
+	}
+	depth := func(i int) int { return strings.Count(path.Clean(r.spec.Mounts[i].Target), "/") }
+	slices.SortStableFunc(order, func(a, b int) int { return depth(a) - depth(b) })
+	for _, i := range order {
+		if err := r.mount(&r.spec.Mounts[i], r.sources[i]); err != nil {
+			return fmt.Errorf("mount %s: %w", r.spec.Mounts[i].Target, err)
+		}
+	}
+	for i := range r.spec.Files {
+		if err := r.mountFile(&r.spec.Files[i], i); err != nil {
+			return fmt.Errorf("mount %s: %w", r.spec.Files[i].Target, err)
+		}
+	}
+	return nil
+}
+
+func (r *rootfs) mount(m *Mount, source int) error {
+	at, err := r.ensure(m.Target, source < 0 || isDir(source))
+	if err != nil {
+		return err
+	}
+	if m.Type == MountTmpfs {
+		return kind(unix.Mount("tmpfs", fdPath(at), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, m.options()))
+	}
+	if err := unix.Mount(fdPath(source), fdPath(at), "", unix.MS_BIND, ""); err != nil {
+		return kind(err)
+	}
+	flags := uintptr(unix.MS_NODEV)
+	if m.ReadOnly {
+		flags |= unix.MS_RDONLY
+	}
+	return r.restrictMount(m.Target, flags)
+}
+
+// options are tmpfs's.
+func (m *Mount) options() string {
+	mode := uint32(m.Mode.Perm())
+	if mode == 0 {
+		mode = 0o1777
+	}
+	options := "mode=" + strconv.FormatUint(uint64(mode), 8)
+	if m.Size > 0 {
+		options += ",size=" + strconv.FormatInt(m.Size, 10)
+	}
+	return options
+}
+
+// restrictMount adds flags to the mount that is now on target, keeping those it has.
+func (r *rootfs) restrictMount(target string, flags uintptr) error {
+	on, err := openIn(r.root, target, inRoot)
+	if err != nil {
+		return kind(err)
+	}
+	return remount(on, flags)
+}
+
+// remount adds flags to the mount that on is the root of, keeping those it has.
+func remount(on int, flags uintptr) error {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(on, &st); err != nil {
+		return err
+	}
+	const kept = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_NOATIME | unix.MS_NODIRATIME |
+		unix.MS_RELATIME // statfs and mount use the same bits
+	flags |= uintptr(st.Flags) & kept
+	return kind(unix.Mount("", fdPath(on), "", unix.MS_REMOUNT|unix.MS_BIND|flags, ""))
+}
+
+// mountFile writes a file to the scratch tmpfs and binds it to its place.
+func (r *rootfs) mountFile(f *File, i int) error {
+	mode := uint32(f.Mode.Perm())
+	if mode == 0 {
+		mode = 0o644
+	}
+	fd, err := unix.Openat(r.scratch, "file"+strconv.Itoa(i), unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_CLOEXEC, mode)
+	if err != nil {
+		return err
+	}
+	for data := f.Data; len(data) > 0; {
+		n, err := unix.Write(fd, data)
+		if err != nil {
+			return err
+		}
+		data = data[n:]
+	}
+	if f.UID != 0 || f.GID != 0 {
+		if err := unix.Fchown(fd, int(f.UID), int(f.GID)); err != nil {
+			return err
+		}
+	}
+	at, err := r.ensure(f.Target, false)
+	if err != nil {
+		return err
+	}
+	// The scratch tmpfs allows devices, but what is bound is a single file, and the file is not one.
+	return kind(unix.Mount(fdPath(fd), fdPath(at), "", unix.MS_BIND, ""))
+}

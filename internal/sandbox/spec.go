@@ -1,0 +1,196 @@
+package sandbox
+
+import (
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"slipway/internal/errs"
+)
+
+// DefaultPath is where commands are looked up when Env has no PATH, as in Docker.
+const DefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// Networks a sandbox can be in.
+const (
+	NetworkHost = "host" // the network of slipway
+	NetworkNone = "none" // a loopback interface and nothing else
+)
+
+// Spec describes one sandbox. Either Lower, Upper and Work are given, or Root.
+type Spec struct {
+	// Lower are the layer folders of the root file system, top first, with overlay's whiteouts. Any path will do:
+	// colons, commas and length do not matter. Up to 400.
+	Lower []string
+	// Upper receives what the command changes; Work is overlay's scratch folder on the same file system. No other
+	// process may use either meanwhile. They are written without syncing to disk: after a crash of the machine, start
+	// again with empty ones.
+	Upper, Work string
+	// Root is a folder to use as the root file system directly, in place of an overlay.
+	Root string
+
+	// Args is the command. Without a slash, Args[0] is looked up in the PATH of Env, inside the root.
+	Args []string
+	// Env is the whole environment, KEY=value. Default: empty.
+	Env []string
+	// Cwd is the working directory, which must exist. Default: /.
+	Cwd string
+	// UID, GID and Groups are whom the command runs as. Root has Docker's default capabilities, others have none.
+	UID, GID uint32
+	Groups   []uint32
+	// Hostname is the host's name inside. Default: slipway.
+	Hostname string
+	// Network is NetworkHost or NetworkNone. Default: host.
+	Network string
+	// Mounts are put over the root in order of depth.
+	Mounts []Mount
+	// Files are small files over the root that exist while the command runs: /etc/resolv.conf, /etc/hosts, secrets.
+	Files []File
+	// Insecure lifts the restrictions of a command that may do anything on the machine (RUN --security=insecure): all
+	// capabilities, all system calls, devices, a writable /sys. Namespaces stay.
+	Insecure bool
+
+	// Stdin is the command's standard input; when it is not an *os.File, its Read must return some time after the
+	// command has ended. Default: empty.
+	Stdin io.Reader `json:"-"`
+	// Stdout and Stderr receive output; an *os.File is handed over as it is. Default: discarded.
+	Stdout, Stderr io.Writer `json:"-"`
+	// Group limits resources. Default: no limits.
+	Group *Group `json:"-"`
+	// Grace is how long the command may take to end after SIGTERM when the context is done, before everything is
+	// killed. Default: 0, killed at once.
+	Grace time.Duration `json:"-"`
+}
+
+// Mount types.
+const (
+	MountBind  = "bind"  // a file, socket or folder of the machine
+	MountTmpfs = "tmpfs" // an empty folder in memory
+)
+
+// Mount is one thing put over the root file system. Devices never work on it.
+type Mount struct {
+	Type     string // MountBind or MountTmpfs
+	Source   string // MountBind: an absolute path on this machine. Mounts below it are not seen
+	Target   string // an absolute path inside, made for the time of the run when it is missing
+	ReadOnly bool
+	Size     int64       // MountTmpfs: bytes. Default: half of the memory
+	Mode     fs.FileMode // MountTmpfs: permissions. Default: 1777
+}
+
+// File is content put over a path of the root, private to the run: what the command writes to it is lost.
+type File struct {
+	Target   string // an absolute path inside, made for the time of the run when it is missing
+	Data     []byte
+	Mode     fs.FileMode // permissions. Default: 0644
+	UID, GID uint32
+}
+
+// Result says how the command ended.
+type Result struct {
+	// ExitCode is the command's, 128+Signal when a signal killed it, and as in a shell 127 when it was not found and 126
+	// when it could not be executed (both come with an error).
+	ExitCode int
+	// Signal is the number of the signal that killed the command, or 0.
+	Signal int
+	// OOM says that the kernel killed a process of the group for want of memory during the run.
+	OOM bool
+	// User and System are the processor time of all processes that ended before the command did.
+	User, System time.Duration
+	// MaxRSS is the largest resident set of any one of them, in bytes.
+	MaxRSS int64
+}
+
+// CPU is the processor time used in all.
+func (r Result) CPU() time.Duration { return r.User + r.System }
+
+// check refuses what init could only misunderstand.
+func (s *Spec) check() error {
+	if len(s.Args) == 0 || s.Args[0] == "" {
+		return fmt.Errorf("no command: %w", errs.Invalid)
+	}
+	if err := s.checkRoot(); err != nil {
+		return err
+	}
+	if s.Network != "" && s.Network != NetworkHost && s.Network != NetworkNone {
+		return fmt.Errorf("network %q: %w", s.Network, errs.Invalid)
+	}
+	for _, m := range s.Mounts {
+		if m.Type != MountBind && m.Type != MountTmpfs {
+			return fmt.Errorf("mount %s: type %q: %w", m.Target, m.Type, errs.Invalid)
+		}
+		if m.Type == MountBind && !filepath.IsAbs(m.Source) {
+			return fmt.Errorf("mount %s: source %q is not absolute: %w", m.Target, m.Source, errs.Invalid)
+		}
+	}
+	for _, target := range s.targets() {
+		if err := checkTarget(target); err != nil {
+			return err
+		}
+	}
+	return s.checkStrings()
+}
+
+func (s *Spec) checkRoot() error {
+	overlay := len(s.Lower) > 0 || s.Upper != "" || s.Work != ""
+	if overlay == (s.Root != "") {
+		return fmt.Errorf("either an overlay or a root folder is needed: %w", errs.Invalid)
+	}
+	if overlay && (s.Upper == "" || s.Work == "") {
+		return fmt.Errorf("an overlay needs both an upper and a work folder: %w", errs.Invalid)
+	}
+	if filepath.Clean(s.Root) == "/" {
+		return fmt.Errorf("the machine's own root cannot be a sandbox's: %w", errs.Invalid)
+	}
+	for _, dir := range append([]string{s.Upper, s.Work, s.Root}, s.Lower...) {
+		if dir != "" && !filepath.IsAbs(dir) {
+			return fmt.Errorf("folder %q is not absolute: %w", dir, errs.Invalid)
+		}
+	}
+	if s.Cwd != "" && !path.IsAbs(s.Cwd) {
+		return fmt.Errorf("working directory %q is not absolute: %w", s.Cwd, errs.Invalid)
+	}
+	return nil
+}
+
+// targets are the paths inside that something is put over.
+func (s *Spec) targets() []string {
+	var all []string
+	for _, m := range s.Mounts {
+		all = append(all, m.Target)
+	}
+	for _, f := range s.Files {
+		all = append(all, f.Target)
+	}
+	return all
+}
+
+// checkTarget keeps the root itself, /proc and /sys out of the reach of whoever writes --mount in a Dockerfile.
+func checkTarget(target string) error {
+	clean := path.Clean(target)
+	if !path.IsAbs(target) || clean == "/" {
+		return fmt.Errorf("mount target %q: want an absolute path below /: %w", target, errs.Invalid)
+	}
+	for _, own := range []string{"/proc", "/sys"} {
+		if clean == own || strings.HasPrefix(clean, own+"/") {
+			return fmt.Errorf("mount target %q: %s belongs to the sandbox: %w", target, own, errs.Invalid)
+		}
+	}
+	return nil
+}
+
+// checkStrings finds the zero bytes that no system call can be told about.
+func (s *Spec) checkStrings() error {
+	for _, list := range [][]string{s.Args, s.Env, s.targets(), {s.Cwd, s.Hostname}} {
+		for _, v := range list {
+			if strings.ContainsRune(v, 0) {
+				return fmt.Errorf("%q holds a zero byte: %w", v, errs.Invalid)
+			}
+		}
+	}
+	return nil
+}
