@@ -118,8 +118,10 @@ func New(file *dockerfile.File, opts Options, images map[Need]Image) (*Graph, er
 	p.unusedArgs()
 	g.Warnings = slices.Concat(file.Warnings, p.warnings)
 	slices.SortStableFunc(g.Warnings, func(a, b dockerfile.Warning) int { return cmp.Compare(a.Line, b.Line) })
-	if file.Check.ReturnAsError && len(g.Warnings) > 0 {
-		return nil, lintError(g.Warnings)
+	if file.Check.ReturnAsError {
+		if err := lintError(g.Warnings); err != nil {
+			return nil, err
+		}
 	}
 	return g, nil
 }

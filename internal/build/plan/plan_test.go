@@ -121,3 +121,52 @@ func testGolden(t *testing.T, dir string) {
 		t.Errorf("plan of %s mismatch (-want +got):\n%s", dir, diff)
 	}
 }
+
+// Whatever a Dockerfile says, planning it neither panics nor hangs, and twice the same gives the same.
+func FuzzNew(f *testing.F) {
+	dirs, err := filepath.Glob("testdata/*/Dockerfile")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, file := range dirs {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data, "arg", "value")
+	}
+	f.Fuzz(func(t *testing.T, data []byte, name, value string) {
+		images := map[string]oci.Image{"docker.io/library/child:latest": {}}
+		child := images["docker.io/library/child:latest"]
+		child.Config.OnBuild = []string{value}
+		images["docker.io/library/child:latest"] = child
+		opts := plan.Options{Args: map[string]string{name: value}}
+		first, err := build("Dockerfile", data, opts, resolver(images))
+		if err != nil {
+			if !errors.Is(err, errs.Invalid) {
+				t.Errorf("error %v is not an errs.Invalid", err)
+			}
+			return
+		}
+		again, err := build("Dockerfile", data, opts, resolver(images))
+		if err != nil {
+			t.Fatalf("planned once, then: %v", err)
+		}
+		if diff := cmp.Diff(first.String(), again.String()); diff != "" {
+			t.Errorf("two plans of the same differ:\n%s", diff)
+		}
+	})
+}
+
+func BenchmarkNew(b *testing.B) {
+	data, err := os.ReadFile("testdata/metadata/Dockerfile")
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := build("Dockerfile", data, plan.Options{}, resolver(nil)); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
