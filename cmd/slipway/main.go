@@ -5,6 +5,10 @@ import (
 	"os"
 
 	"slipway/internal/cli"
+	"slipway/internal/sandbox"
 )
 
-func main() { os.Exit(cli.Main()) }
+func main() {
+	sandbox.Init() // a sandbox's init is this program: it must not do anything else first
+	os.Exit(cli.Main())
+}

@@ -51,9 +51,12 @@ steps still run, and runs pipelines of kind: Pipeline.`,
 	root.SetHelpCommand(help)
 	root.AddCommand(
 		help,
+		newBuild(e),
 		newCompletion(e),
+		newImage(e),
 		newRegistry(e),
 		newVersion(e),
+		newWarm(e),
 	)
 	return root
 }

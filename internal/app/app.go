@@ -1,0 +1,77 @@
+// Package app puts slipway together: it is the one place that knows every room, and it decides nothing that a room
+// could decide.
+//
+// Open gives an App over a machine's state; its methods are what commands and the service do: Build an image, Run a
+// pipeline, Warm a folder of base images.
+package app
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"slipway/internal/build/cache"
+	"slipway/internal/build/solver"
+	"slipway/internal/config"
+	"slipway/internal/oci/blob"
+	"slipway/internal/oci/blob/dir"
+	"slipway/internal/oci/registry"
+	"slipway/internal/snapshot/overlay"
+)
+
+// Options say where an App's state is and how it meets the world.
+type Options struct {
+	// Home is the folder of slipway's state; it is made when it is missing.
+	Home string
+	// Config is what the user settled for all commands.
+	Config config.Config
+	// Getenv reads the environment, for secrets and build arguments without a value.
+	Getenv func(string) string
+	// Now is the clock.
+	Now func() time.Time
+	// Logger hears what is not an event of a build. Default: nothing is logged.
+	Logger *slog.Logger
+}
+
+// App is slipway on one machine's state. Its methods may be called at once, also by several processes.
+type App struct {
+	opts      Options
+	blobs     blob.Store
+	snapshots *overlay.Overlay
+	cache     *cache.Local
+	registry  *registry.Client
+	solver    *solver.Solver
+}
+
+// Open returns an App and removes what processes that died left behind.
+func Open(opts Options) (*App, error) {
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	if err := os.MkdirAll(opts.Home, 0o700); err != nil {
+		return nil, fmt.Errorf("open slipway's home: %w", err)
+	}
+	a := &App{opts: opts}
+	var err error
+	if a.blobs, err = dir.Open(filepath.Join(opts.Home, "content"), dir.Options{Logger: opts.Logger}); err != nil {
+		return nil, err
+	}
+	if a.snapshots, err = overlay.Open(filepath.Join(opts.Home, "snapshots"), overlay.Options{Logger: opts.Logger}); err != nil {
+		return nil, err
+	}
+	if a.cache, err = cache.Open(filepath.Join(opts.Home, "cache"), opts.Now()); err != nil {
+		return nil, err
+	}
+	a.registry = registry.New(registry.Options{
+		Insecure: opts.Config.InsecureRegistries,
+		Mirrors:  opts.Config.RegistryMirrors,
+		Logger:   opts.Logger,
+	})
+	a.solver = solver.New(solver.Options{
+		Blobs: a.blobs, Snapshots: a.snapshots, Cache: a.cache, Registry: a.registry,
+		Lock: locks(filepath.Join(opts.Home, "locks")).lock, Now: opts.Now, Logger: opts.Logger,
+	})
+	return a, nil
+}

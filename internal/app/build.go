@@ -1,0 +1,273 @@
+package app
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"slipway/internal/build"
+	"slipway/internal/build/dockerfile"
+	"slipway/internal/build/output"
+	"slipway/internal/build/plan"
+	"slipway/internal/build/solver"
+	"slipway/internal/build/tree"
+	"slipway/internal/build/warm"
+	"slipway/internal/errs"
+	"slipway/internal/oci"
+	"slipway/internal/oci/layer"
+	"slipway/internal/oci/ref"
+)
+
+// Build says what `slipway build` was asked for.
+type Build struct {
+	// Context is a folder.
+	Context string
+	// File is the Dockerfile; "-" is Stdin. Default: Dockerfile in the context, then Containerfile.
+	File string
+	// Stdin gives the Dockerfile when File is "-".
+	Stdin io.Reader
+
+	Tags        []string
+	Push        bool
+	Outputs     []output.Output
+	Target      string
+	Args        map[string]string
+	Labels      map[string]string
+	Annotations map[string]string
+	// Platform is os/arch[/variant]. Default: this machine's.
+	Platform    string
+	NoCache     bool
+	Network     string
+	Hosts       []solver.Host
+	Compression layer.Compression
+	// Epoch is seconds since 1970, "context" for the commit's time, or "none". Default: none.
+	Epoch    string
+	CacheDir string
+	Limits   solver.Limits
+	MapRef   func(ref.Ref) ref.Ref
+	Events   build.Sink
+}
+
+// Build builds an image, pushes it to every tag when asked to, and writes its outputs.
+func (a *App) Build(ctx context.Context, r Build) (*build.Image, error) {
+	tags, err := parseTags(r)
+	if err != nil {
+		return nil, err
+	}
+	root, err := filepath.Abs(r.Context)
+	if err != nil {
+		return nil, err
+	}
+	file, ignore, err := readDockerfile(r, root)
+	if err != nil {
+		return nil, err
+	}
+	matcher, err := newIgnoring(ignore)
+	if err != nil {
+		return nil, err
+	}
+	folder, err := tree.NewFolder(root, tree.FolderOptions{Ignore: matcher, AsRoot: true})
+	if err != nil {
+		return nil, fmt.Errorf("build context: %w", errs.Mark(err, errs.Invalid))
+	}
+	epoch, err := sourceEpoch(ctx, r.Epoch, folder.Root())
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256([]byte(folder.Root()))
+	hasher := tree.OpenHasher(filepath.Join(a.opts.Home, "sums", hex.EncodeToString(sum[:16])), a.opts.Now())
+	var platform oci.Platform
+	if r.Platform != "" {
+		if platform, err = oci.ParsePlatform(r.Platform); err != nil {
+			return nil, err
+		}
+	}
+	bases, err := a.bases(r)
+	if err != nil {
+		return nil, err
+	}
+	image, err := a.solver.Build(ctx, solver.Request{
+		File: file,
+		Plan: plan.Options{
+			Target: r.Target, Args: r.Args, Labels: r.Labels, Network: r.Network, Ignore: ignore,
+			BuildPlatform: machine(), Platform: platform,
+		},
+		Context: folder, Sums: hasher, Tags: tags, Push: r.Push, Annotations: r.Annotations, Compression: r.Compression,
+		NoCache: r.NoCache, Epoch: epoch, Hosts: r.Hosts, Limits: r.Limits, Bases: bases, MapRef: r.MapRef, Outputs: r.Outputs, Events: r.Events,
+	})
+	return image, errors.Join(err, hasher.Save())
+}
+
+// bases opens the folder of base images that a build may use.
+func (a *App) bases(r Build) (solver.Bases, error) {
+	if r.CacheDir == "" {
+		return nil, nil
+	}
+	return warm.Open(r.CacheDir, warm.Options{From: a.registry, Logger: a.opts.Logger, Found: func(manifest string) {
+		if r.Events != nil {
+			r.Events(build.Event{Kind: build.Note, Time: a.opts.Now(), Text: "Found manifest at " + manifest})
+		}
+	}})
+}
+
+func parseTags(r Build) ([]ref.Ref, error) {
+	if r.Push && len(r.Tags) == 0 {
+		return nil, errs.Hint(fmt.Errorf("push: no tag says where to: %w", errs.Invalid), "add -t REGISTRY/REPOSITORY:TAG")
+	}
+	tags := make([]ref.Ref, len(r.Tags))
+	for i, t := range r.Tags {
+		p, err := ref.Parse(t)
+		if err != nil {
+			return nil, err
+		}
+		if p.Digest() != "" {
+			return nil, fmt.Errorf("tag %s: a digest cannot be chosen: %w", t, errs.Invalid)
+		}
+		tags[i] = p
+	}
+	return tags, nil
+}
+
+// machine is the platform that processes run on here.
+func machine() oci.Platform { return oci.Platform{OS: "linux", Architecture: runtime.GOARCH} }
+
+// dockerfileNames are tried in order.
+func dockerfileNames() []string { return []string{"Dockerfile", "Containerfile"} }
+
+// maxDockerfile bounds what is read as one.
+const maxDockerfile = 16 << 20
+
+// readDockerfile reads the Dockerfile and the ignore file that belongs to it.
+func readDockerfile(r Build, root string) (*dockerfile.File, *dockerfile.Ignore, error) {
+	name, data, err := dockerfileBytes(r, root)
+	if err != nil {
+		return nil, nil, err
+	}
+	file, err := dockerfile.Parse(name, data)
+	if err != nil {
+		return nil, nil, err
+	}
+	candidates := []string{filepath.Join(root, dockerfile.DefaultIgnoreFile)}
+	if r.File != "-" {
+		candidates = append([]string{dockerfile.IgnoreFile(name)}, candidates...)
+	}
+	for _, c := range candidates {
+		text, err := os.ReadFile(c)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		ignore, err := dockerfile.ParseIgnore(c, text)
+		return file, ignore, err
+	}
+	return file, nil, nil
+}
+
+func dockerfileBytes(r Build, root string) (string, []byte, error) {
+	switch r.File {
+	case "-":
+		data, err := io.ReadAll(io.LimitReader(r.Stdin, maxDockerfile))
+		return "<stdin>", data, err
+	case "":
+		for _, n := range dockerfileNames() {
+			name := filepath.Join(r.Context, n)
+			data, err := os.ReadFile(filepath.Join(root, n))
+			if !errors.Is(err, fs.ErrNotExist) {
+				return name, data, err
+			}
+		}
+		err := fmt.Errorf("no Dockerfile in %s: %w", r.Context, errs.Mark(fs.ErrNotExist, errs.Invalid))
+		return "", nil, errs.Hint(err, "name it with --file")
+	default:
+		data, err := os.ReadFile(r.File)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = errs.Mark(err, errs.Invalid)
+		}
+		return r.File, data, err
+	}
+}
+
+// sourceEpoch is the time that files of the image may not be younger than.
+func sourceEpoch(ctx context.Context, s, root string) (*time.Time, error) {
+	switch s {
+	case "", "none":
+		return nil, nil
+	case "context":
+		out, err := exec.CommandContext(ctx, "git", "-C", root, "show", "--no-patch", "--format=%ct", "HEAD").Output()
+		if err != nil {
+			return nil, errs.Hint(fmt.Errorf("--source-date-epoch context: %s is in no git repository with a commit: %w", root, errs.Invalid),
+				"give the seconds since 1970 instead")
+		}
+		s = strings.TrimSpace(string(out))
+	}
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || n < 0 {
+		return nil, fmt.Errorf("--source-date-epoch %q: want seconds since 1970, context or none: %w", s, errs.Invalid)
+	}
+	t := time.Unix(n, 0).UTC()
+	return &t, nil
+}
+
+// ignoring answers a tree's questions from an ignore file, folder by folder.
+type ignoring struct {
+	mu   sync.Mutex
+	dirs map[string]*dockerfile.IgnoreDir
+}
+
+// newIgnoring returns nil when nothing is ignored.
+func newIgnoring(ig *dockerfile.Ignore) (tree.Ignore, error) {
+	if ig == nil {
+		return nil, nil
+	}
+	root, err := ig.Root()
+	if err != nil {
+		return nil, err
+	}
+	return &ignoring{dirs: map[string]*dockerfile.IgnoreDir{".": root}}, nil
+}
+
+// Ignored implements tree.Ignore.
+func (i *ignoring) Ignored(p string, isDir bool) (out, below bool, err error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	d, err := i.dir(filepath.Dir(p))
+	if err != nil {
+		return false, false, err
+	}
+	m, err := d.Match(filepath.Base(p), isDir)
+	if err == nil && isDir {
+		i.dirs[p] = m.Dir
+	}
+	return m.Hidden, m.Skip, err
+}
+
+// dir finds what matched a folder, which has been asked about before unless a path was named directly.
+func (i *ignoring) dir(p string) (*dockerfile.IgnoreDir, error) {
+	if d, ok := i.dirs[p]; ok {
+		return d, nil
+	}
+	up, err := i.dir(filepath.Dir(p))
+	if err != nil {
+		return nil, err
+	}
+	m, err := up.Match(filepath.Base(p), true)
+	if err != nil {
+		return nil, err
+	}
+	i.dirs[p] = m.Dir
+	return m.Dir, nil
+}

@@ -1,0 +1,338 @@
+package solver
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"slipway/internal/build"
+	"slipway/internal/build/plan"
+	"slipway/internal/build/tree"
+	"slipway/internal/oci"
+	"slipway/internal/oci/layer"
+	"slipway/internal/sandbox"
+	"slipway/internal/snapshot"
+)
+
+// hostname is what a RUN sees as the machine's name: the same everywhere, so that it cannot leak into a layer.
+const hostname = "slipway"
+
+// runProcess runs a RUN and leaves what it changed as a layer, which is packed while the build goes on.
+func (b *builder) runProcess(ctx context.Context, ev *step, op *plan.Run, key oci.Digest, st *stack) (*rung, error) {
+	dirs, err := b.folders(ctx, st)
+	if err != nil {
+		return nil, err
+	}
+	draft, err := b.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	spec, err := b.spec(op, draft, dirs)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.workdir(draft, dirs, op); err != nil {
+		return nil, err
+	}
+	end := &tail{}
+	stdout, stderr := &lines{s: ev, stream: 1, tail: end}, &lines{s: ev, stream: 2, tail: end}
+	spec.Stdout, spec.Stderr = stdout, stderr
+	result, err := sandbox.Run(ctx, spec)
+	stdout.flush()
+	stderr.flush()
+	if err != nil {
+		return nil, err
+	}
+	if result.OOM {
+		return nil, b.req.Limits.memoryError()
+	}
+	if result.ExitCode != 0 {
+		return nil, &build.StepError{Code: result.ExitCode, Tail: end.lines}
+	}
+	return b.packDraft(ctx, draft, key, st)
+}
+
+// spec is the sandbox of a RUN.
+func (b *builder) spec(op *plan.Run, draft snapshot.Draft, dirs []string) (*sandbox.Spec, error) {
+	v := snapshot.NewView(folderLayers(dirs)...)
+	who, err := findAccount(v, op.User)
+	if err != nil {
+		return nil, err
+	}
+	env := slices.Concat(op.Env, op.HiddenEnv)
+	if !slices.ContainsFunc(env, func(kv string) bool { return strings.HasPrefix(kv, "HOME=") }) {
+		env = append(env, "HOME="+who.home)
+	}
+	lower := slices.Clone(dirs)
+	slices.Reverse(lower)
+	spec := &sandbox.Spec{
+		Lower: lower, Upper: draft.Dir(), Work: draft.Work(),
+		Args: op.Args, Env: env, Cwd: op.Dir,
+		UID: who.uid, GID: who.gid, Groups: who.groups,
+		Hostname: hostname, Network: "host", Group: b.limits,
+	}
+	if op.Network == plan.NetworkNone {
+		spec.Network = "none"
+	}
+	for _, f := range op.Files {
+		spec.Files = append(spec.Files, sandbox.File{Target: f.Name, Data: []byte(f.Data), Mode: f.Mode})
+	}
+	hosts := "127.0.0.1\tlocalhost " + hostname + "\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+	for _, h := range b.req.Hosts {
+		hosts += h.Addr + "\t" + h.Name + "\n"
+	}
+	spec.Files = append(spec.Files, sandbox.File{Target: "/etc/hosts", Data: []byte(hosts), Mode: 0o644})
+	resolv, err := os.ReadFile("/etc/resolv.conf")
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("name servers: %w", err)
+	}
+	spec.Files = append(spec.Files, sandbox.File{Target: "/etc/resolv.conf", Data: resolv, Mode: 0o644})
+	return spec, nil
+}
+
+// workdir makes the folder that a RUN starts in when nothing has made it: an image may name one that it lacks.
+func (b *builder) workdir(draft snapshot.Draft, dirs []string, op *plan.Run) error {
+	v := snapshot.NewView(folderLayers(dirs)...)
+	c := tree.NewCopy(v, tree.Options{Made: b.created()})
+	p, err := tree.Resolve(c, op.Dir, true)
+	if err != nil {
+		return err
+	}
+	if err := c.MakeDir(p); err != nil || c.Len() == 0 {
+		return err
+	}
+	return layer.Place(b.group.ctx, draft.Dir(), c.Files(), layer.PlaceOptions{})
+}
+
+func folderLayers(dirs []string) []snapshot.Layer {
+	layers := make([]snapshot.Layer, len(dirs))
+	for i, d := range dirs {
+		layers[i] = snapshot.Layer{Dir: d}
+	}
+	return layers
+}
+
+// makeDir does a WORKDIR: nothing when the folder is there.
+func (b *builder) makeDir(ctx context.Context, op *plan.Mkdir, key oci.Digest, st *stack, folder bool) (*rung, error) {
+	v, err := b.view(ctx, st)
+	if err != nil {
+		return nil, err
+	}
+	opts := tree.Options{Made: b.created()}
+	if op.Owner != "" {
+		if opts.Owner, err = b.owner(ctx, st, op.Owner); err != nil {
+			return nil, err
+		}
+	}
+	c := tree.NewCopy(v, opts)
+	p, err := tree.Resolve(c, op.Path, true)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.MakeDir(p); err != nil {
+		return nil, err
+	}
+	return b.leave(ctx, c, key, "", st, folder)
+}
+
+// owner resolves the names of a chown by the files of the stage.
+func (b *builder) owner(ctx context.Context, st *stack, spec string) (*tree.Owner, error) {
+	v, err := b.viewFor(ctx, st, spec)
+	if err != nil {
+		return nil, err
+	}
+	user, group, hasGroup := strings.Cut(spec, ":")
+	a, err := findAccount(v, user)
+	if err != nil {
+		return nil, err
+	}
+	if hasGroup {
+		if a.gid, err = findGroup(v, group); err != nil {
+			return nil, err
+		}
+	} else if _, err := parseID(user); err == nil {
+		a.gid = a.uid
+	}
+	return &tree.Owner{UID: int(a.uid), GID: int(a.gid)}, nil
+}
+
+// viewFor unpacks a stack only when a name has to be looked up in it.
+func (b *builder) viewFor(ctx context.Context, st *stack, spec string) (*snapshot.View, error) {
+	for part := range strings.SplitSeq(spec, ":") {
+		if _, err := parseID(part); err != nil {
+			return b.fullView(ctx, st)
+		}
+	}
+	return snapshot.NewView(), nil
+}
+
+// copyFiles does a COPY or ADD.
+func (b *builder) copyFiles(ctx context.Context, ev *step, op *plan.Copy, key, parent oci.Digest, st *stack, folder bool) (*rung, error) {
+	src, err := b.source(ctx, op)
+	if err != nil {
+		return nil, err
+	}
+	alias, hit, err := b.sameContent(ctx, op, src, parent, st)
+	if err != nil {
+		return nil, err
+	}
+	if hit != nil {
+		return b.reuse(ctx, *hit, key)
+	}
+	v, err := b.view(ctx, st)
+	if err != nil {
+		return nil, err
+	}
+	opts := tree.Options{Made: b.created()}
+	if op.Chown != "" {
+		if opts.Owner, err = b.owner(ctx, st, op.Chown); err != nil {
+			return nil, err
+		}
+	}
+	if op.Chmod != "" {
+		if opts.Chmod, err = tree.ParseChmod(op.Chmod); err != nil {
+			return nil, err
+		}
+	}
+	c := tree.NewCopy(v, opts)
+	if err := b.addSources(ctx, c, op, src); err != nil {
+		return nil, err
+	}
+	return b.leave(ctx, c, key, alias, st, folder)
+}
+
+func (b *builder) addSources(ctx context.Context, c *tree.Copy, op *plan.Copy, src tree.Tree) error {
+	dest := op.Dest
+	if op.DestIsDir && !strings.HasSuffix(dest, "/") {
+		dest += "/"
+	}
+	for _, pattern := range op.Sources {
+		matches, err := tree.Matches(src, pattern)
+		if err != nil {
+			return fmt.Errorf("%s: %w", pattern, err)
+		}
+		for _, m := range matches {
+			if op.Extract {
+				done, err := b.extract(ctx, c, src, m, dest)
+				if err != nil {
+					return fmt.Errorf("%s: %w", m, err)
+				}
+				if done {
+					continue
+				}
+			}
+			if err := c.Add(src, m, dest); err != nil {
+				return err
+			}
+		}
+	}
+	for _, f := range op.Inline {
+		if err := c.Add(tree.NewMemory(f.Name, []byte(f.Data), f.Mode), f.Name, dest); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// source is the tree that a COPY reads from.
+func (b *builder) source(ctx context.Context, op *plan.Copy) (tree.Tree, error) {
+	switch op.From.Kind {
+	case plan.FromStage:
+		st, err := b.stage(op.From.Stage).wait(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return b.fullView(ctx, st)
+	case plan.FromImage:
+		im, err := b.image(ctx, op.From.Image)
+		if err != nil {
+			return nil, err
+		}
+		return b.fullView(ctx, b.imageStack(im))
+	default:
+		return b.req.Context, nil
+	}
+}
+
+// sameContent looks a COPY from another stage up by the content it turned out to read: that stage may have run anew
+// and still have left the same files. It returns the key to remember the result under, "" for the context, whose
+// content is in the operation's own key.
+func (b *builder) sameContent(ctx context.Context, op *plan.Copy, src tree.Tree, parent oci.Digest, st *stack) (oci.Digest, *build.Record, error) {
+	if op.From.Kind == plan.FromContext || len(op.Sources) == 0 {
+		return "", nil, nil
+	}
+	content, err := contentKey(src, op, tree.Plain{})
+	if err != nil {
+		return "", nil, err
+	}
+	key, err := b.copyKey(op, parent, content)
+	if err != nil {
+		return "", nil, err
+	}
+	hit, err := b.late(ctx, key, st)
+	return key, hit, err
+}
+
+// reuse takes the result of an equal operation for this one.
+func (b *builder) reuse(ctx context.Context, r build.Record, key oci.Digest) (*rung, error) {
+	if err := b.Cache.Store(ctx, key, r); err != nil {
+		return nil, err
+	}
+	if r.Layer == nil {
+		return nil, nil
+	}
+	return recorded(r), nil
+}
+
+// extract unpacks a source that is an archive. It says no to anything else, which is then copied as it is.
+func (b *builder) extract(ctx context.Context, c *tree.Copy, src tree.Tree, source, dest string) (_ bool, err error) {
+	real, err := tree.Resolve(src, source, true)
+	if err != nil {
+		return false, err
+	}
+	e, err := src.Lstat(real)
+	if err != nil || !e.Mode.IsRegular() {
+		return false, nil //nolint:nilerr // Add reports what is wrong with it
+	}
+	if ok, err := isArchive(src, real); err != nil || !ok {
+		return false, err
+	}
+	r, err := src.Open(real)
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	draft, err := b.begin(ctx)
+	if err != nil {
+		return false, err
+	}
+	if _, err := layer.Extract(ctx, draft.Dir(), r, layer.ApplyOptions{}); err != nil {
+		return false, err
+	}
+	folder, err := tree.NewFolder(draft.Dir(), tree.FolderOptions{})
+	if err != nil {
+		return false, err
+	}
+	return true, c.Extract(folder, path.Clean(dest))
+}
+
+// isArchive says whether a file is a tar, compressed or not: whether its first header can be read.
+func isArchive(src tree.Tree, p string) (_ bool, err error) {
+	r, err := src.Open(p)
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, r.Close()) }()
+	plain, err := layer.Decompress(r)
+	if err != nil {
+		return false, nil //nolint:nilerr // not compressed in any way that is known: not an archive
+	}
+	defer func() { err = errors.Join(err, plain.Close()) }()
+	_, err = tar.NewReader(plain).Next()
+	return err == nil, nil
+}

@@ -1,0 +1,107 @@
+package solver
+
+import (
+	"bytes"
+	"context"
+	"io"
+
+	"slipway/internal/build"
+	"slipway/internal/oci"
+)
+
+func newReader(data []byte) io.Reader { return bytes.NewReader(data) }
+
+// finish puts the image together from the target's stack and pushes it.
+func (b *builder) finish(ctx context.Context, st *stack) (*build.Image, error) {
+	im, err := b.assemble(ctx, st)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.output(ctx, st, im); err != nil {
+		return nil, err
+	}
+	if b.push == nil {
+		return im, nil
+	}
+	ev := b.events.start("push " + b.push.tags[0].Familiar())
+	err = b.push.image(ctx, im)
+	ev.end("", err)
+	return im, err
+}
+
+// output writes the image where registries are not.
+func (b *builder) output(ctx context.Context, st *stack, im *build.Image) error {
+	byDigest := map[oci.Digest]*rung{}
+	for i, l := range im.Layers {
+		byDigest[l.Digest] = st.rungs[i]
+	}
+	open := func(ctx context.Context, d oci.Descriptor) (io.ReadCloser, error) {
+		return b.openLayer(ctx, byDigest[d.Digest], d)
+	}
+	for _, o := range b.req.Outputs {
+		for _, t := range b.req.Tags {
+			o.Names = append(o.Names, t.String())
+		}
+		ev := b.events.start("write " + o.Type + " to " + o.Dest)
+		err := o.Write(ctx, im, open)
+		ev.end("", err)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *builder) assemble(ctx context.Context, st *stack) (*build.Image, error) {
+	config := b.graph.Target.Config
+	config.History = st.history
+	config.RootFS.Type = "layers"
+	config.RootFS.DiffIDs = nil
+	if created := stamp(st); created != nil || b.req.Epoch == nil {
+		config.Created = created
+	} else {
+		config.Created = b.req.Epoch
+	}
+	im := &build.Image{}
+	for _, r := range st.rungs {
+		p, err := r.packed.wait(ctx)
+		if err != nil {
+			return nil, err
+		}
+		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, p.diffID)
+		im.Layers = append(im.Layers, ociLayer(p.desc))
+	}
+	var err error
+	if im.RawConfig, err = oci.Marshal(config); err != nil {
+		return nil, err
+	}
+	im.Config = oci.Describe(oci.MediaTypeConfig, im.RawConfig)
+	layers := im.Layers
+	if layers == nil {
+		layers = []oci.Descriptor{} // the specification wants a list, even of nothing
+	}
+	if im.Raw, err = oci.Marshal(oci.NewManifest(im.Config, layers, b.req.Annotations)); err != nil {
+		return nil, err
+	}
+	im.Manifest = oci.Describe(oci.MediaTypeManifest, im.Raw)
+	im.Manifest.Platform = &config.Platform
+	for _, data := range [][]byte{im.RawConfig, im.Raw} {
+		if _, err := b.Blobs.Put(ctx, data); err != nil {
+			return nil, err
+		}
+	}
+	return im, nil
+}
+
+// ociLayer states a base image's layer with the OCI media type: its bytes are the same.
+func ociLayer(d oci.Descriptor) oci.Descriptor {
+	switch d.MediaType {
+	case oci.DockerLayerGzip:
+		d.MediaType = oci.MediaTypeLayerGzip
+	case oci.DockerLayerZstd:
+		d.MediaType = oci.MediaTypeLayerZstd
+	case oci.DockerLayer:
+		d.MediaType = oci.MediaTypeLayer
+	}
+	return d
+}

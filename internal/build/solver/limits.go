@@ -1,0 +1,179 @@
+package solver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/docker/go-units"
+
+	"slipway/internal/errs"
+	"slipway/internal/sandbox"
+)
+
+func (l Limits) of() string {
+	if l.Of == "" {
+		return "this build"
+	}
+	return l.Of
+}
+
+// exceeded is the error for a limit: what was hit, how much it is, whose it is, and what to do.
+func (l Limits) exceeded(what, amount, hint string) error {
+	err := fmt.Errorf("%s limit of %s of %s was hit: %w", what, amount, l.of(), errs.Limit)
+	return errs.Hint(err, hint)
+}
+
+func (l Limits) timeError() error {
+	return l.exceeded("the time", l.Time.String(), "allow more with --timeout, or with runnerConfig.timeout in a pipeline")
+}
+
+func (l Limits) memoryError() error {
+	return l.exceeded("the memory", units.BytesSize(float64(l.Memory)), "allow more with --memory, or with runnerConfig.memory in a pipeline")
+}
+
+func (l Limits) diskError() error {
+	return l.exceeded("the disk", units.BytesSize(float64(l.Disk)), "allow more with --disk, or with runnerConfig.diskSize in a pipeline")
+}
+
+// apply bounds a build's time.
+func (l Limits) apply(ctx context.Context) (context.Context, context.CancelFunc) {
+	if l.Time <= 0 {
+		return ctx, func() {}
+	}
+	return context.WithTimeoutCause(ctx, l.Time, l.timeError())
+}
+
+// enforce bounds what a build's processes use, and starts to watch the disk.
+func (l Limits) enforce(ctx context.Context, b *builder) error {
+	if l.Memory > 0 || l.CPUs > 0 {
+		g, err := sandbox.NewGroup(ctx, "build", sandbox.Limits{Memory: l.Memory, CPUs: l.CPUs})
+		if err != nil {
+			return fmt.Errorf("limits: %w", err)
+		}
+		b.limits = g
+	}
+	if l.Disk > 0 {
+		b.watchDisk()
+	}
+	return nil
+}
+
+// watchDisk ends the build when its drafts hold more than it may write. Looking at every file is too slow to do often,
+// so it is done only after the file system has filled by what was still allowed at the last look, or nearly.
+func (b *builder) watchDisk() {
+	watched := make(chan struct{})
+	b.mu.Lock()
+	b.holds = append(b.holds, func() { <-watched })
+	b.mu.Unlock()
+	go func() {
+		defer close(watched)
+		tick := time.NewTicker(diskInterval)
+		defer tick.Stop()
+		w := diskWatch{limit: b.req.Limits.Disk}
+		for {
+			select {
+			case <-b.group.ctx.Done():
+				return
+			case <-tick.C:
+			}
+			over, err := w.over(b.draftDirs())
+			if err != nil {
+				b.group.fail(fmt.Errorf("watch the disk: %w", err))
+				return
+			}
+			if over {
+				b.group.fail(b.req.Limits.diskError())
+				return
+			}
+		}
+	}()
+}
+
+// diskInterval is how long a build can write unseen.
+const diskInterval = 50 * time.Millisecond
+
+func (b *builder) draftDirs() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	dirs := make([]string, len(b.drafts))
+	for i, d := range b.drafts {
+		dirs[i] = d.Dir()
+	}
+	return dirs
+}
+
+// diskWatch knows how much a set of folders holds without reading it more often than needed.
+type diskWatch struct {
+	limit int64
+	used  int64 // by the folders, at the last look
+	free  int64 // on the file system, then
+}
+
+func (w *diskWatch) over(dirs []string) (bool, error) {
+	if len(dirs) == 0 {
+		return false, nil
+	}
+	free, err := freeBytes(dirs[0])
+	if err != nil {
+		return false, err
+	}
+	// Others write to the file system too: that only makes the looks more frequent.
+	if grown := w.free - free; w.free != 0 && w.used+grown < w.limit {
+		return false, nil
+	}
+	w.free, w.used = free, 0
+	for _, d := range dirs {
+		n, err := diskUsage(d)
+		if err != nil {
+			return false, err
+		}
+		w.used += n
+	}
+	return w.used > w.limit, nil
+}
+
+func freeBytes(dir string) (int64, error) {
+	var st syscall.Statfs_t
+	err := syscall.Statfs(dir, &st)
+	if errors.Is(err, fs.ErrNotExist) { // discarded meanwhile
+		return 0, nil
+	}
+	return int64(st.Bfree) * st.Bsize, err
+}
+
+// diskUsage sums the blocks below dir, a file with several names once.
+func diskUsage(dir string) (int64, error) {
+	var n int64
+	seen := map[uint64]bool{}
+	err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return ignoreGone(err)
+		}
+		info, err := d.Info()
+		if err != nil {
+			return ignoreGone(err)
+		}
+		st, ok := info.Sys().(*syscall.Stat_t)
+		if !ok || st.Nlink > 1 && !d.IsDir() && seen[st.Ino] {
+			return nil
+		}
+		seen[st.Ino] = true
+		n += st.Blocks * 512
+		return nil
+	})
+	return n, err
+}
+
+// ignoreGone forgives a file that a running process removed.
+func ignoreGone(err error) error {
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}

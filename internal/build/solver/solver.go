@@ -1,0 +1,290 @@
+// Package solver builds what a plan says: it looks results up by key, runs what has none, packs what ran into layers
+// while the next steps run, sends layers to registries while they are being packed, and puts the image together.
+//
+// A file system is a stack of layers. Each layer exists in up to three forms, made when somebody needs them: a folder
+// to run on, a blob to push, an index to look paths up in. What nobody needs is not made: a rebuild that changes
+// nothing touches no layer at all.
+//
+//	s := solver.New(solver.Options{…})
+//	image, err := s.Build(ctx, solver.Request{…})
+//
+// Stages run side by side. Within a stage one step follows another, but a step does not wait for the packing of the
+// one before it.
+package solver
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"slipway/internal/build"
+	"slipway/internal/build/dockerfile"
+	"slipway/internal/build/output"
+	"slipway/internal/build/plan"
+	"slipway/internal/build/tree"
+	"slipway/internal/errs"
+	"slipway/internal/oci"
+	"slipway/internal/oci/blob"
+	"slipway/internal/oci/layer"
+	"slipway/internal/oci/ref"
+	"slipway/internal/oci/registry"
+	"slipway/internal/sandbox"
+	"slipway/internal/snapshot"
+)
+
+// Options are what a Solver works with. All fields but Logger are needed.
+type Options struct {
+	Blobs     blob.Store
+	Snapshots snapshot.Snapshotter
+	Cache     build.Cache
+	Registry  *registry.Client
+	// Lock keeps other processes of this machine from working on the same layer until unlock is called.
+	Lock   func(ctx context.Context, d oci.Digest) (unlock func(), err error)
+	Now    func() time.Time
+	Logger *slog.Logger // Default: nothing is logged.
+}
+
+// Solver builds images on one machine's state. Several builds may run at once, in this process and in others.
+type Solver struct {
+	Options
+}
+
+// New returns a solver over opts.
+func New(opts Options) *Solver {
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Solver{Options: opts}
+}
+
+// Bases answers for base images before the registry is asked. It is how a folder of warmed images takes part.
+type Bases interface {
+	// Base returns the manifest of an image for a platform, whose blobs Blobs of the request's BaseBlobs has, or
+	// errs.NotFound.
+	Base(ctx context.Context, r ref.Ref, p oci.Platform) (oci.Descriptor, []byte, error)
+	// Open reads a blob of such an image.
+	Open(ctx context.Context, d oci.Digest) (blob.Reader, error)
+}
+
+// Request is one build.
+type Request struct {
+	File *dockerfile.File
+	Plan plan.Options
+	// Context is the build context. Default: an empty one.
+	Context tree.Tree
+	// Sums gives the digests of the context's files. Default: every file is read.
+	Sums tree.Sums
+	// Tags are where the image goes when Push is set.
+	Tags []ref.Ref
+	Push bool
+	// Annotations of the manifest.
+	Annotations map[string]string
+	// Compression of the layers that this build packs.
+	Compression layer.Compression
+	// NoCache runs every step.
+	NoCache bool
+	// Epoch clamps the times of files in layers and dates the image, so that the same input gives the same digest.
+	// Default: times as they are.
+	Epoch *time.Time
+	// Hosts are lines added to /etc/hosts of every RUN: a name and its address.
+	Hosts []Host
+	// Limits of the build. A limit that is hit ends it with an error of kind errs.Limit.
+	Limits Limits
+	// Bases is asked for base images before the registry. Default: nobody is.
+	Bases Bases
+	// MapRef says where an image of FROM or COPY --from really is. Default: where it says.
+	MapRef func(ref.Ref) ref.Ref
+	// Outputs are where the image goes besides registries.
+	Outputs []output.Output
+	// Events hears what happens. Default: nobody does.
+	Events build.Sink
+}
+
+// Host is a name that RUN can reach under an address.
+type Host struct{ Name, Addr string }
+
+// Limits bound a build. Zero fields bound nothing.
+type Limits struct {
+	Memory int64         // bytes, of all processes of RUN together
+	CPUs   float64       // cores
+	Disk   int64         // bytes that the build may write
+	Time   time.Duration // from start to end
+	// Of says whose limits they are, for the message: "the default environment". Default: "this build".
+	Of string
+}
+
+// builder is one Build under way.
+type builder struct {
+	*Solver
+	req    Request
+	graph  *plan.Graph
+	group  *group
+	events *events
+	began  time.Time
+
+	images  once[string, *baseImage]
+	keys    map[*plan.Stage][]oci.Digest
+	probed  map[*plan.Stage]*probe
+	stages  once[*plan.Stage, *stack]
+	unpack  once[oci.Digest, snapshot.ID]
+	push    *pusher
+	target  map[*plan.Stage]bool // the target and the stages it stands on
+	limits  *sandbox.Group
+	packs   chan struct{} // a place for each layer packed at once
+	unpacks chan struct{} // a place for each layer unpacked at once
+
+	mu     sync.Mutex
+	drafts []snapshot.Draft
+	holds  []func()
+	stats  build.Stats
+}
+
+// packsAtOnce keeps two cores busy with compression, which is parallel itself, while bounding its memory.
+const packsAtOnce = 2
+
+// unpacksAtOnce overlaps the download of some layers with the unpacking of others.
+const unpacksAtOnce = 4
+
+// Build runs a request. The error is a *build.StepError when a RUN's process failed, of kind errs.Invalid when the
+// Dockerfile asks for something impossible, of kind errs.Limit when a limit was hit. Whatever happens, nothing is
+// left running and nothing half written is left behind.
+func (s *Solver) Build(ctx context.Context, req Request) (image *build.Image, err error) {
+	ctx, cancel := req.Limits.apply(ctx)
+	defer cancel()
+	b := s.builder(ctx, req)
+	defer func() {
+		if cleanup := b.close(context.WithoutCancel(ctx)); err == nil {
+			err = cleanup
+		}
+	}()
+	var result *build.Image
+	b.group.Go(func() (err error) {
+		result, err = b.build(b.group.ctx)
+		return err
+	})
+	if err := b.group.Wait(); err != nil {
+		return nil, err
+	}
+	result.Stats = b.stats
+	result.Stats.Took = s.Now().Sub(b.began)
+	return result, nil
+}
+
+// builder prepares a build.
+func (s *Solver) builder(ctx context.Context, req Request) *builder {
+	return &builder{
+		Solver: s, req: req, began: s.Now(), events: newEvents(req.Events, s.Now), group: newGroup(ctx),
+		keys: map[*plan.Stage][]oci.Digest{}, probed: map[*plan.Stage]*probe{},
+		packs: make(chan struct{}, packsAtOnce), unpacks: make(chan struct{}, unpacksAtOnce),
+	}
+}
+
+func (b *builder) build(ctx context.Context) (*build.Image, error) {
+	if b.req.Context == nil {
+		b.req.Context = tree.Empty{}
+	}
+	if b.req.Sums == nil {
+		b.req.Sums = tree.Plain{}
+	}
+	if err := b.req.Limits.enforce(ctx, b); err != nil {
+		return nil, err
+	}
+	if err := b.plan(ctx); err != nil {
+		return nil, err
+	}
+	if err := b.computeKeys(ctx); err != nil {
+		return nil, err
+	}
+	b.target = map[*plan.Stage]bool{}
+	for s := b.graph.Target; s != nil; s = s.Base.Stage {
+		b.target[s] = true
+	}
+	if b.req.Push {
+		b.push = newPusher(b, b.req.Tags)
+	}
+	st, err := b.stage(b.graph.Target).wait(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return b.finish(ctx, st)
+}
+
+// plan resolves base images until the plan needs no more.
+func (b *builder) plan(ctx context.Context) error {
+	needs, err := plan.Images(b.req.File, b.req.Plan)
+	if err != nil {
+		return err
+	}
+	have := map[plan.Need]plan.Image{}
+	for {
+		if err := b.resolve(ctx, needs, have); err != nil {
+			return err
+		}
+		g, err := plan.New(b.req.File, b.req.Plan, have)
+		more, ok := asNeedImages(err)
+		if !ok {
+			b.graph = g
+			if err == nil {
+				b.warn(g)
+			}
+			return err
+		}
+		needs = more
+	}
+}
+
+func (b *builder) warn(g *plan.Graph) {
+	for _, w := range g.Warnings {
+		b.events.warn(w.String())
+	}
+}
+
+// close gives back what the build held.
+func (b *builder) close(ctx context.Context) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var first error
+	keep := func(err error) {
+		if first == nil {
+			first = err
+		}
+	}
+	for _, d := range b.drafts {
+		keep(d.Discard()) // harmless for those that were published
+	}
+	for _, release := range b.holds {
+		release()
+	}
+	if b.limits != nil {
+		keep(b.limits.Close())
+	}
+	if first != nil {
+		return fmt.Errorf("clean up after the build: %w", first)
+	}
+	return nil
+}
+
+// begin starts a draft that close discards unless it is published.
+func (b *builder) begin(ctx context.Context) (snapshot.Draft, error) {
+	d, err := b.Snapshots.Begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.drafts = append(b.drafts, d)
+	return d, nil
+}
+
+func (b *builder) count(f func(*build.Stats)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	f(&b.stats)
+}
+
+// bug is a state that the code before it excludes.
+func bug(format string, args ...any) error {
+	return fmt.Errorf("[bug] "+format+": %w", append(args, errs.Invalid)...)
+}

@@ -1,0 +1,290 @@
+package solver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"slipway/internal/build"
+	"slipway/internal/build/dockerfile"
+	"slipway/internal/build/plan"
+	"slipway/internal/errs"
+	"slipway/internal/oci"
+)
+
+// probe is how far the cache takes a stage without running anything.
+type probe struct {
+	records []build.Record // of the stage's first operations, all answered
+	full    bool           // the whole stage, with what it stands on, is answered
+	chain   oci.Digest     // of the state after records; meaningful when the base is answered too
+	known   bool           // chain is known: whatever is below is answered
+}
+
+// probe looks up a stage's operations in order and stops at the first one that must run.
+func (b *builder) probe(ctx context.Context, s *plan.Stage) (*probe, error) {
+	if p, ok := b.probed[s]; ok {
+		return p, nil
+	}
+	p := &probe{known: true}
+	switch s.Base.Kind {
+	case plan.FromStage:
+		below, err := b.probe(ctx, s.Base.Stage)
+		if err != nil {
+			return nil, err
+		}
+		p.chain, p.known = below.chain, below.full
+	case plan.FromImage:
+		for _, d := range s.Base.Image.Config.RootFS.DiffIDs {
+			p.chain = chain(p.chain, d)
+		}
+	}
+	b.probed[s] = p
+	if !p.known {
+		return p, nil
+	}
+	for i, st := range s.Steps {
+		if st.Op == nil {
+			continue
+		}
+		r, err := b.lookup(ctx, b.keys[s][i+1], p.chain)
+		if errors.Is(err, errs.NotFound) {
+			return p, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		p.records = append(p.records, r)
+		if r.Layer != nil {
+			p.chain = chain(p.chain, r.DiffID)
+		}
+	}
+	p.full = true
+	return p, nil
+}
+
+// lookup asks the cache for what an operation left on a state. A record whose blob is gone is no answer.
+func (b *builder) lookup(ctx context.Context, key, below oci.Digest) (build.Record, error) {
+	if b.req.NoCache {
+		return build.Record{}, errs.NotFound
+	}
+	r, err := b.Cache.Lookup(ctx, key)
+	if err != nil {
+		return r, err
+	}
+	if r.Below != below {
+		return r, errs.NotFound
+	}
+	if r.Layer != nil {
+		if size, err := b.Blobs.Stat(ctx, r.Layer.Digest); err != nil || size != r.Layer.Size {
+			return r, errs.NotFound
+		}
+	}
+	return r, nil
+}
+
+// stage returns the file system at the end of a stage, and begins to work on it if nobody has.
+func (b *builder) stage(s *plan.Stage) *future[*stack] {
+	return b.stages.start(b.group, s, func() (*stack, error) { return b.walk(b.group.ctx, s) })
+}
+
+// walk goes through a stage's steps.
+func (b *builder) walk(ctx context.Context, s *plan.Stage) (*stack, error) {
+	b.mu.Lock()
+	p, err := b.probe(ctx, s)
+	b.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	if err := b.prefetch(s, p); err != nil {
+		return nil, err
+	}
+	st, err := b.baseStack(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	hits := p.records
+	for i, step := range s.Steps {
+		if step.Op == nil {
+			st = st.with(oci.History{CreatedBy: step.CreatedBy, EmptyLayer: true, Created: stamp(st)})
+			continue
+		}
+		var hit *build.Record
+		if len(hits) > 0 {
+			hit, hits = &hits[0], hits[1:]
+		}
+		if st, err = b.step(ctx, s, i, st, hit); err != nil {
+			return nil, err
+		}
+	}
+	return st, nil
+}
+
+// prefetch begins work on the stages that steps to be run will copy from, so that they run beside this one.
+func (b *builder) prefetch(s *plan.Stage, p *probe) error {
+	done := len(p.records)
+	for _, step := range s.Steps {
+		if step.Op == nil {
+			continue
+		}
+		if done--; done >= 0 {
+			continue
+		}
+		if c, ok := step.Op.(*plan.Copy); ok && c.From.Kind == plan.FromStage {
+			b.stage(c.From.Stage)
+		}
+	}
+	return nil
+}
+
+func (b *builder) baseStack(ctx context.Context, s *plan.Stage) (*stack, error) {
+	switch s.Base.Kind {
+	case plan.FromStage:
+		return b.stage(s.Base.Stage).wait(ctx)
+	case plan.FromImage:
+		im, err := b.image(ctx, s.Base.Image)
+		if err != nil {
+			return nil, err
+		}
+		st := b.imageStack(im)
+		b.announce(s, st.rungs...)
+		return st, nil
+	default:
+		return &stack{}, nil
+	}
+}
+
+// announce tells the pusher of layers that will be in the image.
+func (b *builder) announce(s *plan.Stage, rungs ...*rung) {
+	if b.push != nil && b.target[s] {
+		for _, r := range rungs {
+			b.push.layer(r)
+		}
+	}
+}
+
+// step brings a stack one operation further: with the record that the probe found, with one that turns out to fit now
+// that the state below is known, or by running it.
+func (b *builder) step(ctx context.Context, s *plan.Stage, i int, st *stack, hit *build.Record) (*stack, error) {
+	step, key := s.Steps[i], b.keys[s][i+1]
+	name := stepName(s, step.Number, step.Text)
+	b.count(func(n *build.Stats) { n.Steps++ })
+	if hit == nil {
+		var err error
+		if hit, err = b.late(ctx, key, st); err != nil {
+			return nil, err
+		}
+	}
+	if hit != nil {
+		b.events.cached(name)
+		return b.take(s, step, st, *hit), nil
+	}
+	ev := b.events.start(name)
+	r, err := b.run(ctx, ev, s, i, st)
+	if err != nil {
+		err = b.at(step, err)
+		ev.end("", err)
+		return nil, err
+	}
+	ev.end("", nil)
+	return b.put(s, step, st, r), nil
+}
+
+// late looks an operation up whose state below was not known when the stage was probed. Packing is waited for only
+// when there is a record to compare with.
+func (b *builder) late(ctx context.Context, key oci.Digest, st *stack) (*build.Record, error) {
+	if b.req.NoCache {
+		return nil, nil
+	}
+	if _, err := b.Cache.Lookup(ctx, key); err != nil {
+		if errors.Is(err, errs.NotFound) {
+			return nil, nil
+		}
+		return nil, err
+	}
+	below, err := st.chainID(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r, err := b.lookup(ctx, key, below)
+	if errors.Is(err, errs.NotFound) {
+		return nil, nil
+	}
+	return &r, err
+}
+
+// take puts a remembered result on a stack.
+func (b *builder) take(s *plan.Stage, step *plan.Step, st *stack, hit build.Record) *stack {
+	b.count(func(n *build.Stats) { n.Cached++ })
+	created := hit.Created
+	h := oci.History{CreatedBy: step.CreatedBy, Created: &created, EmptyLayer: hit.Layer == nil}
+	if hit.Layer == nil {
+		return st.with(h)
+	}
+	r := recorded(hit)
+	b.announce(s, r)
+	return st.on(r).with(h)
+}
+
+// put puts the result of an operation that ran on a stack; nil when it changed nothing.
+func (b *builder) put(s *plan.Stage, step *plan.Step, st *stack, r *rung) *stack {
+	created := b.created()
+	if r != nil {
+		created = r.created
+	}
+	h := oci.History{CreatedBy: step.CreatedBy, Created: &created, EmptyLayer: r == nil}
+	if r == nil {
+		return st.with(h)
+	}
+	b.announce(s, r)
+	return st.on(r).with(h)
+}
+
+// run does an operation's work.
+func (b *builder) run(ctx context.Context, ev *step, s *plan.Stage, i int, st *stack) (*rung, error) {
+	key := b.keys[s][i+1]
+	switch op := s.Steps[i].Op.(type) {
+	case *plan.Run:
+		return b.runProcess(ctx, ev, op, key, st)
+	case *plan.Copy:
+		return b.copyFiles(ctx, ev, op, key, b.keys[s][i], st, b.wantsFolder(s, i))
+	case *plan.Mkdir:
+		return b.makeDir(ctx, op, key, st, b.wantsFolder(s, i))
+	default:
+		return nil, bug("operation %T", op)
+	}
+}
+
+// wantsFolder says whether something will read the files of step i's layer from a folder: a process that runs later on
+// top of it, or another stage that stands on or copies from this one.
+func (b *builder) wantsFolder(s *plan.Stage, i int) bool {
+	for _, st := range s.Steps[i+1:] {
+		if _, ok := st.Op.(*plan.Run); ok {
+			return true
+		}
+	}
+	for _, other := range b.graph.Stages {
+		if other.Base.Stage == s {
+			return true
+		}
+		for _, st := range other.Steps {
+			if c, ok := st.Op.(*plan.Copy); ok && c.From.Stage == s {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// at names the instruction that an error came from.
+func (b *builder) at(st *plan.Step, err error) error {
+	if err == nil || errors.Is(err, context.Canceled) {
+		return err
+	}
+	if _, ok := errors.AsType[*build.StepError](err); ok {
+		return err
+	}
+	if _, ok := errors.AsType[*dockerfile.Error](err); ok {
+		return err
+	}
+	return fmt.Errorf("%s:%d:%d: %s: %w", b.req.File.Name, st.Line, st.Col, st.Text, err)
+}

@@ -1,0 +1,298 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"slipway/internal/app"
+	"slipway/internal/build"
+	"slipway/internal/build/output"
+	"slipway/internal/build/solver"
+	"slipway/internal/cli/progress"
+	"slipway/internal/config"
+	"slipway/internal/errs"
+	"slipway/internal/oci/layer"
+)
+
+// buildFlags are the flags of `slipway build` as typed.
+type buildFlags struct {
+	app.Build
+	words       config.Words
+	mode        progress.Mode
+	args        []string
+	labels      []string
+	annotations []string
+	hosts       []string
+	outputs     []string
+	compression string
+	memory      string
+	disk        string
+	network     string
+	digestFile  string
+	iidFile     string
+	metadata    string
+}
+
+func newBuild(e env) *cobra.Command {
+	f := &buildFlags{}
+	cmd := &cobra.Command{
+		Use:   "build [flags] CONTEXT",
+		Short: "Build a Dockerfile and push the image",
+		Long: `Build a Dockerfile and push the image.
+
+CONTEXT is the folder that COPY and ADD take files from; it is read in place. With
+--push the image goes to every tag, and standard output gets REF@DIGEST for each;
+without, the digest alone. Everything else is on standard error.`,
+		Example: `  slipway build -t 127.0.0.1:5000/app:v1 --push .
+  slipway build --target test --build-arg VERSION=2 .
+  slipway build -o type=oci,dest=app.tar .`,
+		GroupID: groupBuild,
+		Args:    arguments("CONTEXT"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			f.Context = args[0]
+			return runBuild(cmd.Context(), e, f)
+		},
+	}
+	f.register(cmd.Flags())
+	return cmd
+}
+
+func (f *buildFlags) register(flags *pflag.FlagSet) {
+	flags.StringVarP(&f.File, "file", "f", "", "read the Dockerfile from `PATH`, - is standard input (default: CONTEXT/Dockerfile, then CONTEXT/Containerfile)")
+	flags.StringArrayVarP(&f.Tags, "tag", "t", nil, "name the image `REF`; repeatable")
+	flags.BoolVar(&f.Push, "push", false, "push the image to every tag")
+	flags.StringArrayVarP(&f.outputs, "output", "o", nil, "also write the image: `type=oci|layout,dest=PATH`; repeatable; dest=- is standard output")
+	flags.StringVar(&f.Target, "target", "", "build the stage `STAGE` instead of the last")
+	flags.StringArrayVar(&f.args, "build-arg", nil, "set a build argument, `K=V`; K alone takes the environment's value")
+	flags.StringArrayVar(&f.labels, "label", nil, "add a label to the image, `K=V`")
+	flags.StringArrayVar(&f.annotations, "annotation", nil, "add an annotation to the manifest, `K=V`")
+	flags.StringVar(&f.Platform, "platform", "", "build for `OS/ARCH[/VARIANT]` (default: this machine's)")
+	flags.BoolVar(&f.NoCache, "no-cache", false, "run every step, whatever the cache knows")
+	flags.StringVar(&f.CacheDir, "cache-dir", "", "take base images from `DIR`, which 'slipway warm' fills")
+	flags.StringVar(&f.compression, "compression", "gzip", "compress layers with `gzip|zstd|none[:LEVEL]`")
+	flags.StringVar(&f.Epoch, "source-date-epoch", "none", "no file of a layer is younger than `SECONDS` since 1970; context is the commit's time; none leaves times alone")
+	flags.StringVar(&f.network, "network", "default", "network of RUN: `default|host|none`")
+	flags.StringArrayVar(&f.hosts, "add-host", nil, "let RUN reach `HOST:IP` by name")
+	flags.StringVar(&f.memory, "memory", "", "limit the memory of all RUN processes together to `BYTES`, as 512m or 2g")
+	flags.Float64Var(&f.Limits.CPUs, "cpus", 0, "limit RUN processes to `N` cores")
+	flags.StringVar(&f.disk, "disk", "", "limit what the build may write to `BYTES`")
+	flags.DurationVar(&f.Limits.Time, "timeout", 0, "end the build after `DURATION`, as 15m")
+	flags.StringVar(&f.digestFile, "digest-file", "", "write the image's digest to `PATH`")
+	flags.StringVar(&f.iidFile, "iidfile", "", "write the digest of the image's config to `PATH`")
+	flags.StringVar(&f.metadata, "metadata-file", "", "write what was built to `PATH` as JSON, with buildx's keys")
+	registryFlags(flags, &f.words)
+	progressFlag(flags, &f.mode)
+}
+
+func runBuild(ctx context.Context, e env, f *buildFlags) (err error) {
+	if err := f.parse(e); err != nil {
+		return err
+	}
+	a, err := openApp(e, f.words)
+	if err != nil {
+		return err
+	}
+	show, err := e.display(f.mode)
+	if err != nil {
+		return err
+	}
+	f.Events = show.Event
+	im, err := a.Build(ctx, f.Build)
+	if err := errors.Join(err, show.Close()); err != nil {
+		return err
+	}
+	if err := f.writeFiles(im); err != nil {
+		return err
+	}
+	return printImage(e, f, im)
+}
+
+// parse turns words into values.
+func (f *buildFlags) parse(e env) (err error) {
+	f.Stdin = e.stdin
+	if f.Args, err = pairs("--build-arg", f.args, e.getenv); err != nil {
+		return err
+	}
+	if f.Labels, err = pairs("--label", f.labels, nil); err != nil {
+		return err
+	}
+	if f.Annotations, err = pairs("--annotation", f.annotations, nil); err != nil {
+		return err
+	}
+	if f.Limits.Memory, err = bytesFlag("--memory", f.memory); err != nil {
+		return err
+	}
+	if f.Limits.Disk, err = bytesFlag("--disk", f.disk); err != nil {
+		return err
+	}
+	if f.Limits.CPUs < 0 || f.Limits.Time < 0 {
+		return fmt.Errorf("a limit cannot be negative: %w", errs.Invalid)
+	}
+	if f.Compression, err = parseCompression(f.compression); err != nil {
+		return err
+	}
+	if f.Network, err = parseNetwork(f.network); err != nil {
+		return err
+	}
+	for _, h := range f.hosts {
+		host, err := parseHost(h)
+		if err != nil {
+			return err
+		}
+		f.Hosts = append(f.Hosts, host)
+	}
+	for _, o := range f.outputs {
+		out, err := output.Parse(o)
+		if err != nil {
+			return err
+		}
+		out.Stdout = e.stdout
+		f.Outputs = append(f.Outputs, out)
+	}
+	return nil
+}
+
+// pairs reads K=V words. With a getenv, K alone is K with the environment's value, and left out when that is empty.
+func pairs(flag string, words []string, getenv func(string) string) (map[string]string, error) {
+	m := map[string]string{}
+	for _, w := range words {
+		k, v, ok := strings.Cut(w, "=")
+		if k == "" || !ok && getenv == nil {
+			return nil, fmt.Errorf("%s %q: want KEY=VALUE: %w", flag, w, errs.Invalid)
+		}
+		if !ok {
+			if v = getenv(k); v == "" {
+				continue
+			}
+		}
+		m[k] = v
+	}
+	return m, nil
+}
+
+func bytesFlag(flag, s string) (int64, error) {
+	if s == "" {
+		return 0, nil
+	}
+	n, err := units.RAMInBytes(s)
+	if err != nil || n <= 0 {
+		return 0, fmt.Errorf("%s %q: want a size such as 512m or 2g: %w", flag, s, errs.Invalid)
+	}
+	return n, nil
+}
+
+func parseNetwork(s string) (string, error) {
+	switch s {
+	case "default", "host", "none":
+		return s, nil
+	}
+	return "", fmt.Errorf("--network %q: want default, host or none: %w", s, errs.Invalid)
+}
+
+func parseHost(s string) (solver.Host, error) {
+	name, addr, ok := strings.Cut(s, ":")
+	if !ok {
+		name, addr, ok = strings.Cut(s, "=")
+	}
+	ip, err := netip.ParseAddr(strings.Trim(addr, "[]"))
+	if !ok || err != nil || name == "" {
+		return solver.Host{}, fmt.Errorf("--add-host %q: want HOST:IP: %w", s, errs.Invalid)
+	}
+	return solver.Host{Name: name, Addr: ip.String()}, nil
+}
+
+// parseCompression reads ALGORITHM[:LEVEL]. The default is the zero value, which cache keys rely on.
+func parseCompression(s string) (layer.Compression, error) {
+	var c layer.Compression
+	name, level, hasLevel := strings.Cut(s, ":")
+	if name != "gzip" {
+		c.Algorithm = name
+	}
+	if hasLevel {
+		n, err := strconv.Atoi(level)
+		if err != nil {
+			return c, fmt.Errorf("--compression %q: the level is not a number: %w", s, errs.Invalid)
+		}
+		c.Level, c.Algorithm = n, name
+	}
+	if err := c.Validate(); err != nil {
+		return c, fmt.Errorf("--compression %q: %w", s, errs.Mark(err, errs.Invalid))
+	}
+	return c, nil
+}
+
+// openApp opens slipway on this user's state.
+func openApp(e env, words config.Words) (*app.App, error) {
+	settings, err := e.settings(words)
+	if err != nil {
+		return nil, err
+	}
+	home, err := e.home()
+	if err != nil {
+		return nil, err
+	}
+	return app.Open(app.Options{Home: home, Config: settings, Getenv: e.getenv, Now: e.now})
+}
+
+// writeFiles leaves the digests where the flags say.
+func (f *buildFlags) writeFiles(im *build.Image) error {
+	write := func(file string, data []byte) error {
+		if file == "" {
+			return nil
+		}
+		if err := os.WriteFile(file, data, 0o644); err != nil { //nolint:gosec // a result that others read
+			return fmt.Errorf("write the result: %w", err)
+		}
+		return nil
+	}
+	metadata, err := json.MarshalIndent(f.metadataOf(im), "", "  ")
+	if err != nil {
+		return fmt.Errorf("write the result: %w", err)
+	}
+	return errors.Join(
+		write(f.digestFile, []byte(im.Manifest.Digest.String())),
+		write(f.iidFile, []byte(im.Config.Digest.String())),
+		write(f.metadata, append(metadata, '\n')),
+	)
+}
+
+// metadataOf is what buildx writes under --metadata-file.
+func (f *buildFlags) metadataOf(im *build.Image) map[string]any {
+	m := map[string]any{
+		"containerimage.digest":        im.Manifest.Digest,
+		"containerimage.config.digest": im.Config.Digest,
+		"containerimage.descriptor":    im.Manifest,
+	}
+	if len(f.Tags) > 0 {
+		m["image.name"] = strings.Join(f.Tags, ",")
+	}
+	return m
+}
+
+// printImage prints the result. An output to standard output is the result itself.
+func printImage(e env, f *buildFlags, im *build.Image) error {
+	for _, o := range f.Outputs {
+		if o.Dest == "-" {
+			return nil
+		}
+	}
+	lines := []string{im.Manifest.Digest.String()}
+	if f.Push {
+		lines = nil
+		for _, t := range f.Tags {
+			lines = append(lines, t+"@"+im.Manifest.Digest.String())
+		}
+	}
+	_, err := fmt.Fprintln(e.stdout, strings.Join(lines, "\n"))
+	return err
+}
