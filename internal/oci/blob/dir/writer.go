@@ -1,0 +1,251 @@
+package dir
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+
+	"slipway/internal/errs"
+	"slipway/internal/oci"
+	"slipway/internal/oci/blob"
+)
+
+var errAborted = errors.New("writer closed before commit")
+
+// writer is one blob being written.
+type writer struct {
+	store  *Store
+	file   *shared
+	hash   hash.Hash
+	path   string // of the ingest file; empty when it is no longer there
+	closed bool
+}
+
+var (
+	_ blob.Writer = (*writer)(nil)
+	_ blob.Summer = (*writer)(nil)
+)
+
+// Create implements [blob.Store].
+func (s *Store) Create(ctx context.Context) (blob.Writer, error) {
+	w, err := s.create(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("create blob: %w", err)
+	}
+	return w, nil
+}
+
+func (s *Store) create(ctx context.Context) (*writer, error) {
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	f, err := s.temp()
+	if err != nil {
+		return nil, bare(err)
+	}
+	w := &writer{store: s, path: f.Name(), hash: sha256.New(), file: &shared{file: f, users: 1}}
+	w.file.grown.L = &w.file.mu
+	return w, nil
+}
+
+// temp makes a locked file in ingest. Recover may come between making and locking it; then there is another try.
+func (s *Store) temp() (*os.File, error) {
+	for {
+		f, err := os.CreateTemp(s.ingest(), "")
+		if err != nil {
+			return nil, err
+		}
+		var st unix.Stat_t
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			err = unix.Fstat(int(f.Fd()), &st)
+		}
+		if err == nil && st.Nlink == 1 {
+			return f, nil
+		}
+		f.Close()
+		if err != nil && !errors.Is(err, unix.EWOULDBLOCK) {
+			os.Remove(f.Name())
+			return nil, err
+		}
+	}
+}
+
+// Put implements [blob.Store].
+func (s *Store) Put(ctx context.Context, data []byte) (_ oci.Digest, err error) {
+	d := digest.FromBytes(data)
+	if _, err := s.Stat(ctx, d); err == nil {
+		return d, nil
+	}
+	w, err := s.create(ctx)
+	if err != nil {
+		return "", fmt.Errorf("put blob %s: %w", d, err)
+	}
+	defer func() { err = errors.Join(err, w.Close()) }()
+	if _, err := w.Write(data); err != nil {
+		return "", err
+	}
+	if _, err := w.Commit(ctx, d); err != nil {
+		return "", err
+	}
+	return d, nil
+}
+
+func (w *writer) Write(p []byte) (int, error) {
+	n, err := w.file.file.Write(p)
+	w.hash.Write(p[:n])
+	if err != nil {
+		err = fmt.Errorf("write blob: %w", bare(err))
+	}
+	w.file.add(int64(n))
+	return n, err
+}
+
+// Sum implements [blob.Summer].
+func (w *writer) Sum() oci.Digest { return digest.NewDigest(digest.SHA256, w.hash) }
+
+// Commit implements [blob.Writer].
+func (w *writer) Commit(ctx context.Context, want oci.Digest) (oci.Descriptor, error) {
+	desc, err := w.commit(ctx, want)
+	if err != nil {
+		err = fmt.Errorf("commit blob: %w", err)
+		return oci.Descriptor{}, errors.Join(err, w.abort(err))
+	}
+	w.file.end(io.EOF)
+	return desc, nil
+}
+
+func (w *writer) commit(ctx context.Context, want oci.Digest) (oci.Descriptor, error) {
+	if w.path == "" {
+		return oci.Descriptor{}, errors.New("writer is finished")
+	}
+	if ctx.Err() != nil {
+		return oci.Descriptor{}, context.Cause(ctx)
+	}
+	got, err := w.digest(want)
+	if err != nil {
+		return oci.Descriptor{}, err
+	}
+	if want != "" && got != want {
+		return oci.Descriptor{}, fmt.Errorf("%w: digest is %s, not %s", errs.Corrupt, got, want)
+	}
+	path, err := w.store.Path(got)
+	if err != nil {
+		return oci.Descriptor{}, err
+	}
+	if err := w.publish(path); err != nil {
+		return oci.Descriptor{}, bare(err)
+	}
+	return oci.Descriptor{Digest: got, Size: w.file.written}, nil
+}
+
+// publish renames the file into place. Replacing a blob that is there already is harmless: both hold the same bytes.
+func (w *writer) publish(path string) error {
+	if err := w.store.mark(w.file.file); err != nil {
+		return err
+	}
+	if err := os.Chmod(w.path, 0o644); err != nil {
+		return err
+	}
+	if err := os.Rename(w.path, path); err != nil {
+		return err
+	}
+	w.path = ""
+	if w.store.opts.Sync {
+		return syncDir(filepath.Dir(path))
+	}
+	return nil
+}
+
+// digest returns the digest of what was written, by the algorithm of want. Only sha256 is computed on the way.
+func (w *writer) digest(want oci.Digest) (oci.Digest, error) {
+	if want == "" {
+		return w.Sum(), nil
+	}
+	path, err := w.store.Path(want)
+	if err != nil || want.Algorithm() == digest.SHA256 {
+		return w.Sum(), err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return "", bare(err)
+	}
+	return want.Algorithm().FromReader(io.NewSectionReader(w.file.file, 0, w.file.written))
+}
+
+// Close implements [blob.Writer].
+func (w *writer) Close() error {
+	if w.closed {
+		return nil
+	}
+	w.closed = true
+	return errors.Join(w.abort(errAborted), w.file.release())
+}
+
+// abort removes the ingest file, if it is still there, and tells the followers why.
+func (w *writer) abort(cause error) error {
+	w.file.end(cause)
+	if w.path == "" {
+		return nil
+	}
+	path := w.path
+	w.path = ""
+	if err := os.Remove(path); err != nil {
+		return fmt.Errorf("abort blob: %w", err)
+	}
+	return nil
+}
+
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// shared is the file of a blob being written, between its writer and its followers. The last to release it closes it.
+type shared struct {
+	file *os.File
+
+	mu      sync.Mutex
+	grown   sync.Cond // written or ended changed
+	written int64
+	ended   error // why there will be no more: io.EOF, or what went wrong
+	users   int
+}
+
+func (s *shared) add(n int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.written += n
+	s.grown.Broadcast()
+}
+
+// end says that there will be no more bytes. Only the first reason counts.
+func (s *shared) end(reason error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended == nil {
+		s.ended = reason
+		s.grown.Broadcast()
+	}
+}
+
+func (s *shared) release() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.users--
+	if s.users > 0 {
+		return nil
+	}
+	return s.file.Close()
+}

@@ -1,0 +1,197 @@
+// Package overlay keeps layer folders in a local directory, ready to be stacked by the kernel's overlay file system:
+//
+//	<id>/fs                  the layer's files
+//	<id>/work                a draft's work directory
+//	<id>/lock                locked (flock): exclusively by the process whose draft it is, shared by who uses it
+//	<id>/durable             there if the files are known to be on the disk
+//	keys/<alg>/<hex>         a symbolic link to the id published under that digest
+//	trash/<id>               a folder that is being removed
+//
+// A folder's id begins with the boot of the machine that made it. Files are not flushed to disk when a folder is
+// published, which would cost more than making them. In the same boot the kernel answers for them; a folder of another
+// boot is not trusted unless Settle has flushed it since, and is removed when it is looked up: its layer is unpacked
+// again from the blob, whose digest tells whether that is intact. See docs/decisions/0005-layer-folders.md.
+package overlay
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"slipway/internal/errs"
+	"slipway/internal/oci"
+	"slipway/internal/snapshot"
+)
+
+// Overlay is a directory of layer folders. See [snapshot.Snapshotter] for what its methods promise.
+type Overlay struct {
+	root string
+	boot string
+	log  *slog.Logger
+}
+
+var _ snapshot.Snapshotter = (*Overlay)(nil)
+
+// Options change how an Overlay works. The zero value is good.
+type Options struct {
+	// Logger hears of folders that are removed because a crash may have damaged them. Default: nobody does.
+	Logger *slog.Logger
+	// Boot names the present boot of the machine. Default: the kernel's boot_id.
+	Boot string
+}
+
+const (
+	filesDir    = "fs"
+	workDir     = "work"
+	lockFile    = "lock"
+	durableFile = "durable"
+	keysDir     = "keys"
+	trashDir    = "trash"
+)
+
+// Open returns the layer folders in the directory root, which is created if needed.
+func Open(root string, opts Options) (*Overlay, error) {
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	if opts.Boot == "" {
+		data, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+		if err != nil {
+			return nil, fmt.Errorf("open snapshots %s: read boot id: %w", root, err)
+		}
+		opts.Boot = strings.TrimSpace(string(data))
+	}
+	o := &Overlay{root: root, boot: bootPrefix(opts.Boot), log: opts.Logger}
+	for _, dir := range []string{keysDir, trashDir} {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+			return nil, fmt.Errorf("open snapshots: %w", err)
+		}
+	}
+	return o, nil
+}
+
+// bootPrefix shortens a boot's UUID to what an id begins with.
+func bootPrefix(boot string) string {
+	boot = strings.ReplaceAll(boot, "-", "")
+	return boot[:min(len(boot), 12)]
+}
+
+// Dir implements [snapshot.Snapshotter].
+func (o *Overlay) Dir(id snapshot.ID) string { return filepath.Join(o.folder(id), filesDir) }
+
+func (o *Overlay) folder(id snapshot.ID) string { return filepath.Join(o.root, string(id)) }
+
+// check refuses an id that is no name of ours, so that it cannot lead elsewhere.
+func check(id snapshot.ID) error {
+	boot, unique, ok := strings.Cut(string(id), "-")
+	if !ok || boot == "" || len(unique) != 16 || strings.ContainsAny(string(id), "/.") {
+		return fmt.Errorf("snapshot id %q: %w", string(id), errs.Invalid)
+	}
+	return nil
+}
+
+func (o *Overlay) newID() snapshot.ID {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return snapshot.ID(o.boot + "-" + hex.EncodeToString(b[:]))
+}
+
+// Lookup implements [snapshot.Snapshotter].
+func (o *Overlay) Lookup(ctx context.Context, key oci.Digest) (snapshot.ID, error) {
+	id, err := o.lookup(ctx, key)
+	if err != nil {
+		return "", fmt.Errorf("look up snapshot %s: %w", key, err)
+	}
+	return id, nil
+}
+
+func (o *Overlay) lookup(ctx context.Context, key oci.Digest) (snapshot.ID, error) {
+	if err := ctx.Err(); err != nil {
+		return "", context.Cause(ctx)
+	}
+	link, err := o.key(key)
+	if err != nil {
+		return "", err
+	}
+	id, err := readKey(link)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", errs.NotFound
+	}
+	if err != nil {
+		return "", err
+	}
+	if _, err := os.Lstat(o.Dir(id)); errors.Is(err, fs.ErrNotExist) {
+		return "", errors.Join(errs.NotFound, removeKey(link, id))
+	} else if err != nil {
+		return "", err
+	}
+	if o.trusted(id) {
+		return id, nil
+	}
+	o.log.InfoContext(ctx, "removed a snapshot that was not on disk before the last restart", slog.String("digest", key.String()),
+		slog.String("snapshot", string(id)))
+	if err := errors.Join(removeKey(link, id), o.Remove(ctx, id)); err != nil && !errors.Is(err, errs.Conflict) && !errors.Is(err, errs.NotFound) {
+		return "", err
+	}
+	return "", errs.NotFound
+}
+
+// trusted says whether the files of a folder are what was written.
+func (o *Overlay) trusted(id snapshot.ID) bool {
+	if boot, _, _ := strings.Cut(string(id), "-"); boot == o.boot {
+		return true
+	}
+	_, err := os.Lstat(filepath.Join(o.folder(id), durableFile))
+	return err == nil
+}
+
+// key returns the path of the link for a digest.
+func (o *Overlay) key(key oci.Digest) (string, error) {
+	if err := key.Validate(); err != nil {
+		return "", errs.Mark(err, errs.Invalid)
+	}
+	return filepath.Join(o.root, keysDir, key.Algorithm().String(), key.Encoded()), nil
+}
+
+// readKey returns the id that a link points at. Links read ../../<id>, for people; no program follows them.
+func readKey(link string) (snapshot.ID, error) {
+	target, err := os.Readlink(link)
+	if err != nil {
+		return "", err
+	}
+	id := snapshot.ID(filepath.Base(target))
+	return id, check(id)
+}
+
+// removeKey removes a link if it still points at id. Somebody may publish in between; then a layer is unpacked once
+// more than needed.
+func removeKey(link string, id snapshot.ID) error {
+	if now, err := readKey(link); err != nil || now != id {
+		return nil
+	}
+	if err := os.Remove(link); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// Hold implements [snapshot.Snapshotter].
+func (o *Overlay) Hold(ctx context.Context, id snapshot.ID) (func(), error) {
+	if err := check(id); err != nil {
+		return nil, fmt.Errorf("hold snapshot: %w", err)
+	}
+	l, err := o.lock(id, unix.LOCK_SH)
+	if err != nil {
+		return nil, fmt.Errorf("hold snapshot %s: %w", id, err)
+	}
+	return func() { l.Close() }, nil // closing a lock file loses nothing
+}
