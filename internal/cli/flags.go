@@ -60,14 +60,14 @@ func flagError(cmd *cobra.Command, err error) error {
 }
 
 // arguments takes the positional arguments that words name: "CONTEXT" exactly one, "[SHELL]" one or none, "FILE…" at
-// least one.
+// least one, "[FILE…]" any number.
 func arguments(words ...string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		for i, word := range words {
 			if i >= len(args) && !strings.HasPrefix(word, "[") {
 				return usageError(cmd, fmt.Errorf("argument %s is missing", strings.TrimSuffix(word, "…")))
 			}
-			if strings.HasSuffix(word, "…") {
+			if strings.HasSuffix(strings.TrimSuffix(word, "]"), "…") {
 				return nil
 			}
 		}

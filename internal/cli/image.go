@@ -44,7 +44,7 @@ The image is fetched from its registry; layers that this machine has are not.`,
 		Example: `  slipway image run 127.0.0.1:5000/app:v1
   slipway image run --env PORT=9001 127.0.0.1:5000/app:v1
   slipway image run 127.0.0.1:5000/app:v1 cat /etc/os-release`,
-		Args: arguments("IMAGE", "[COMMAND…"),
+		Args: arguments("IMAGE", "[COMMAND…]"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s.Image, s.Args = args[0], args[1:]
 			a, err := openApp(e, words)
