@@ -83,6 +83,9 @@ func explain(err error, env *pipeline.Environment) error {
 		return err
 	}
 	limit, ok := errors.AsType[*pipeline.LimitError](err)
+	if !ok && errs.HintOf(err) != "" {
+		return err // the worker knew whose limit it was
+	}
 	if !ok {
 		return errs.Hint(fmt.Errorf("%w (in %s)", err, env.Source()), env.Advice(""))
 	}

@@ -1,0 +1,261 @@
+// Package image is the worker behind build-image-task: it checks the commit out, brings base images into a cache folder
+// (warm), builds a Dockerfile and pushes the image (build).
+//
+// The keys it reads are warm and build in a task's context.data; either may be absent, and warm comes first. What
+// builds is behind Builder, which the application satisfies with slipway's own engine.
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"slipway/internal/errs"
+	"slipway/internal/oci/ref"
+	"slipway/internal/pipeline"
+)
+
+// Name is the name of the preset worker.
+const Name = "build-image"
+
+// Builder builds images and fills cache folders. Its methods may be called from several goroutines at once.
+type Builder interface {
+	// Build builds r's Dockerfile and pushes the image to r.Image. A RUN that ends badly gives an error with a method
+	// ExitCode in its chain, a limit that is hit one of kind errs.Limit.
+	Build(ctx context.Context, r Request) (Result, error)
+	// Warm brings base images into a cache folder.
+	Warm(ctx context.Context, r WarmRequest) error
+}
+
+// Request is an image to build and push.
+type Request struct {
+	// Root is the folder with the repository's files, of this build alone and gone after it.
+	Root string
+	// Dockerfile and Context are paths below Root, slash separated; both exist and do not lead out of it.
+	Dockerfile, Context string
+	// Image is where to push, after MapRef.
+	Image ref.Ref
+	// CacheDir is a folder of this machine with base images, that Warm fills; empty for none.
+	CacheDir string
+	// MapRef says where an image named by the Dockerfile really is. Never nil.
+	MapRef func(ref.Ref) ref.Ref
+	// Limits bound the build, all but Timeout, which ctx carries. LimitsOf names them, as in "the default environment".
+	Limits   pipeline.Limits
+	LimitsOf string
+	// Progress takes the builder's own events, for whoever knows their type.
+	Progress func(event any)
+}
+
+// Result is what was pushed.
+type Result struct {
+	// Digest is that of the manifest, "sha256:…".
+	Digest string
+}
+
+// WarmRequest is base images to bring into a folder.
+type WarmRequest struct {
+	// Images are the references after mapping.
+	Images []ref.Ref
+	// CacheDir is a folder of this machine; it exists.
+	CacheDir string
+	Progress func(event any)
+}
+
+// Options say what a Worker works with.
+type Options struct {
+	// Builder is required for Work.
+	Builder Builder
+	// MapRef says where an image that a pipeline or Dockerfile names really is. Default: where it says.
+	MapRef func(ref.Ref) ref.Ref
+}
+
+// Worker is the worker of build-image-task.
+type Worker struct{ opts Options }
+
+var _ pipeline.Worker = (*Worker)(nil)
+
+// New returns a worker.
+func New(opts Options) *Worker {
+	if opts.MapRef == nil {
+		opts.MapRef = func(r ref.Ref) ref.Ref { return r }
+	}
+	return &Worker{opts: opts}
+}
+
+// MapRegistry returns the mapping that replaces registry hosts as m says: HOST to HOST, or to HOST/PREFIX, which puts
+// every repository below the prefix.
+func MapRegistry(m map[string]string) func(ref.Ref) ref.Ref {
+	return func(r ref.Ref) ref.Ref {
+		to, ok := m[r.Registry()]
+		if !ok {
+			return r
+		}
+		host, prefix, _ := strings.Cut(to, "/")
+		return r.In(host, path.Join(prefix, r.Repository()))
+	}
+}
+
+// Work warms, then builds; see pipeline.Worker.
+func (w *Worker) Work(ctx context.Context, job *pipeline.Job) (pipeline.Output, error) {
+	if warm := job.Task.Data.Get("warm"); !warm.Absent() {
+		if err := w.warm(ctx, job, warm); err != nil {
+			return pipeline.Output{}, fmt.Errorf("warm: %w", err)
+		}
+	}
+	if build := job.Task.Data.Get("build"); !build.Absent() {
+		return w.build(ctx, job, build)
+	}
+	return pipeline.Output{}, nil
+}
+
+func (w *Worker) warm(ctx context.Context, job *pipeline.Job, warm *pipeline.Value) error {
+	credentials(job, warm)
+	dir, err := cacheDir(job, warm.Get("cacheDir"))
+	if err != nil {
+		return err
+	}
+	r := WarmRequest{CacheDir: dir, Progress: progress(job)}
+	for _, name := range warm.Get("images").Items {
+		image, err := w.locate(job, name)
+		if err != nil {
+			return err
+		}
+		r.Images = append(r.Images, image)
+	}
+	return w.opts.Builder.Warm(ctx, r)
+}
+
+func (w *Worker) build(ctx context.Context, job *pipeline.Job, build *pipeline.Value) (pipeline.Output, error) {
+	credentials(job, build)
+	image, err := w.locate(job, build.Get("image"))
+	if err != nil {
+		return pipeline.Output{}, err
+	}
+	cache, err := cacheDir(job, build.Get("cacheDir"))
+	if err != nil {
+		return pipeline.Output{}, err
+	}
+	root := filepath.Join(job.Dir, "repository")
+	if err := os.Mkdir(root, 0o755); err != nil {
+		return pipeline.Output{}, fmt.Errorf("make the checkout's folder: %w", err)
+	}
+	if err := job.Source.Checkout(ctx, root); err != nil {
+		return pipeline.Output{}, err
+	}
+	dockerfile, folder, err := inputs(root, job.Task, build)
+	if err != nil {
+		return pipeline.Output{}, err
+	}
+	result, err := w.opts.Builder.Build(ctx, Request{
+		Root: root, Dockerfile: dockerfile, Context: folder, Image: image, CacheDir: cache, MapRef: w.opts.MapRef,
+		Limits: job.Environment.Limits, LimitsOf: job.Environment.Source(), Progress: progress(job),
+	})
+	if err != nil {
+		return pipeline.Output{}, fmt.Errorf("build %s: %w", image.Familiar(), err)
+	}
+	return pipeline.Output{Image: image.String(), Digest: result.Digest}, nil
+}
+
+func progress(job *pipeline.Job) func(any) {
+	return func(event any) { job.Emit(pipeline.Event{Kind: pipeline.Detail, Detail: event}) }
+}
+
+// credentials says whose credentials are used where a file names an ACR instance.
+func credentials(job *pipeline.Job, v *pipeline.Value) {
+	if id := v.Get("instanceID").String(); id != "" {
+		job.Notice("instanceID " + id + ": the registry's credentials come from the Docker configuration")
+	}
+}
+
+// locate parses a reference and maps it to where it really is.
+func (w *Worker) locate(job *pipeline.Job, v *pipeline.Value) (ref.Ref, error) {
+	written, err := ref.Parse(v.String())
+	if err != nil {
+		return ref.Ref{}, at(v, job.Task, err)
+	}
+	real := w.opts.MapRef(written)
+	if real != written {
+		job.Notice(written.Familiar() + " is " + real.Familiar() + " here")
+	}
+	return real, nil
+}
+
+// cacheDir finds the folder of this machine that a cacheDir inside the environment means, and makes it.
+func cacheDir(job *pipeline.Job, v *pipeline.Value) (string, error) {
+	if v.Absent() {
+		return "", nil
+	}
+	inside := path.Clean(v.String())
+	mount, below, ok := job.Environment.Inside(inside)
+	var dir string
+	switch {
+	case !ok:
+		dir = filepath.Join(job.Dir, "cache", filepath.FromSlash(inside))
+		job.Notice("cacheDir " + inside + " is in no NAS mount: it is gone when the task ends")
+	case mount.Folder == "":
+		err := fmt.Errorf("cacheDir %s is on %s, which is no folder of this machine: %w", inside, mount.Server, errs.Invalid)
+		return "", errs.Hint(at(v, job.Task, err), "--map-nas "+mount.Server+"=DIR says which folder stands for it")
+	default:
+		dir = filepath.Join(mount.Folder, filepath.FromSlash(below))
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", fmt.Errorf("make the cache folder: %w", err)
+	}
+	return dir, nil
+}
+
+// inputs finds the Dockerfile and the context in the checkout. A symbolic link that leads out of it is refused.
+func inputs(root string, t *pipeline.Task, build *pipeline.Value) (dockerfile, folder string, err error) {
+	dockerfile, folder = paths(build)
+	files, err := os.OpenRoot(root)
+	if err != nil {
+		return "", "", fmt.Errorf("open the checkout: %w", err)
+	}
+	defer func() { err = errors.Join(err, files.Close()) }()
+	info, err := files.Stat(dockerfile)
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is not a file", dockerfile)
+	}
+	if err != nil {
+		return "", "", missing(build.Get("dockerfile"), t, "Dockerfile", dockerfile, err)
+	}
+	info, err = files.Stat(folder)
+	if err == nil && !info.IsDir() {
+		err = fmt.Errorf("%s is not a folder", folder)
+	}
+	if err != nil {
+		return "", "", missing(build.Get("context"), t, "build context", folder, err)
+	}
+	return dockerfile, folder, nil
+}
+
+func missing(v *pipeline.Value, t *pipeline.Task, what, name string, err error) error {
+	var cause *os.PathError
+	if errors.As(err, &cause) {
+		err = cause.Err
+	}
+	err = fmt.Errorf("the %s %s of the repository: %w", what, name, err)
+	return errs.Hint(at(v, t, err), "is it committed? A run takes the files of the commit")
+}
+
+// paths returns the Dockerfile and the context as clean paths below the repository, defaults filled in.
+func paths(build *pipeline.Value) (dockerfile, folder string) {
+	dockerfile = "Dockerfile"
+	if s := build.Get("dockerfile").String(); s != "" {
+		dockerfile = path.Clean(s)
+	}
+	folder = path.Dir(dockerfile)
+	if s := build.Get("context").String(); s != "" {
+		folder = path.Clean(s)
+	}
+	return dockerfile, folder
+}
+
+// at puts the place of v before a mistake in the file that shows only when the task runs.
+func at(v *pipeline.Value, t *pipeline.Task, err error) error {
+	return errs.Mark(fmt.Errorf("%s: %w", v.At(t.Origin), err), errs.Invalid)
+}

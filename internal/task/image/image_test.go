@@ -1,0 +1,221 @@
+package image_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"slipway/internal/errs"
+	"slipway/internal/oci/ref"
+	"slipway/internal/pipeline"
+	"slipway/internal/pipeline/spec"
+	"slipway/internal/task/image"
+)
+
+const header = `kind: Pipeline
+name: p
+spec:
+  templateSpec:
+    tasks:
+      - name: task
+        taskTemplate: build-image-task
+        context:
+          data:
+            enable: true
+`
+
+// resolve reads a task whose context data is text, indented by twelve.
+func resolve(text string) (*pipeline.Task, error) {
+	file := spec.Parse("f.yaml", []byte(header+text))
+	p, _, err := spec.Resolve([]*spec.File{file}, spec.Options{Checkers: map[string]spec.Checker{image.Name: image.New(image.Options{})}})
+	if err != nil {
+		return nil, err
+	}
+	return &p.Tasks[0], nil
+}
+
+func TestCheck(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ name, data, want string }{
+		{"all keys", "build: {dockerfile: code/Dockerfile, context: ./context, image: r.example.com/a/b:v1, cacheDir: /mnt/c, instanceID: cri-1}", ""},
+		{"image alone", "build: {image: r.example.com/a/b}", ""},
+		{"warm alone", "warm: {images: [debian, \"r.example.com/b:1\"], cacheDir: /mnt/c}", ""},
+		{"nothing", "displayName: x", "f.yaml:6:15: the task task has neither build nor warm"},
+		{"no image", "build: {dockerfile: a}", "f.yaml:11:13: build needs an image"},
+		{"masked", "build: {image: registry-vpc.cn-hangzhou.aliyuncs.com/pipeline***/demo***:latest}", "f.yaml:11:28: "},
+		{"a digest", "build: {image: r.example.com/a@sha256:" + strings.Repeat("a", 64) + "}", "image has a digest"},
+		{"accelerated", "build: {image: \"r.example.com/a/b:debug_accelerated\"}", "f.yaml:11:28: accelerated images are not supported"},
+		{"Dockerfile above", "build: {image: a, dockerfile: ../Dockerfile}", "dockerfile ../Dockerfile leads out of the repository"},
+		{"absolute Dockerfile", "build: {image: a, dockerfile: /etc/passwd}", "dockerfile /etc/passwd leads out of the repository"},
+		{"context above", "build: {image: a, context: a/../../b}", "context a/../../b leads out of the repository"},
+		{"relative cacheDir", "build: {image: a, cacheDir: cache}", "cacheDir cache must be an absolute path"},
+		{"warm without images", "warm: {images: [], cacheDir: /c}", "f.yaml:11:13: warm needs images"},
+		{"warm without cacheDir", "warm: {images: [a]}", "f.yaml:11:13: warm needs a cacheDir"},
+		{"warm with a bad image", "warm: {images: [a, \"B:::\"], cacheDir: /c}", "f.yaml:11:32: "},
+		{"an expression nobody knows is reported once", "build: {image: \"a:<% .git.x %>\"}", "f.yaml:11:31: unknown variable .git.x"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			_, err := resolve("            " + tt.data + "\n")
+			switch {
+			case tt.want == "" && err != nil:
+				t.Errorf("got %v", err)
+			case tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "\n")):
+				t.Errorf("got %v, want %q alone", err, tt.want)
+			}
+		})
+	}
+}
+
+// builder records what it is asked for.
+type builder struct {
+	request image.Request
+	warmed  image.WarmRequest
+	order   []string
+	err     error
+}
+
+func (b *builder) Build(_ context.Context, r image.Request) (image.Result, error) {
+	b.request, b.order = r, append(b.order, "build")
+	r.Progress("a step")
+	return image.Result{Digest: "sha256:0"}, b.err
+}
+
+func (b *builder) Warm(_ context.Context, r image.WarmRequest) error {
+	b.warmed, b.order = r, append(b.order, "warm")
+	return nil
+}
+
+// repository is a Source of a few files.
+type repository map[string]string
+
+func (r repository) Checkout(_ context.Context, dir string) error {
+	for name, text := range r {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return err
+		}
+		if target, ok := strings.CutPrefix(text, "-> "); ok {
+			if err := os.Symlink(target, path); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// work runs a task with a repository and returns what was told.
+func work(t *testing.T, b *builder, data string, files repository, mounts ...pipeline.Mount) (pipeline.Output, []string, error) {
+	t.Helper()
+	task, err := resolve(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	environment := task.Environment
+	environment.Mounts = mounts
+	var told []string
+	worker := image.New(image.Options{Builder: b, MapRef: image.MapRegistry(map[string]string{"registry.example.com": "127.0.0.1:5000/mirror"})})
+	output, err := worker.Work(t.Context(), &pipeline.Job{
+		Task: task, Environment: environment, Dir: t.TempDir(), Source: files,
+		Emit: func(e pipeline.Event) {
+			if e.Kind == pipeline.Notice {
+				told = append(told, e.Text)
+			}
+		},
+	})
+	return output, told, err
+}
+
+func TestWarmThenBuild(t *testing.T) {
+	t.Parallel()
+	b := &builder{}
+	nas := t.TempDir()
+	output, told, err := work(t, b, `            warm: {images: [registry.example.com/base:1, debian], cacheDir: /mnt/cache/images, instanceID: cri-1}
+            build: {dockerfile: ./code/Dockerfile, image: registry.example.com/app:v1, cacheDir: /mnt/cache/images}
+`, repository{"code/Dockerfile": "FROM scratch"}, pipeline.Mount{Dir: "/mnt/cache", Server: "nas:/c", Folder: nas})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(pipeline.Output{Image: "127.0.0.1:5000/mirror/app:v1", Digest: "sha256:0"}, output); diff != "" {
+		t.Errorf("output mismatch (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"warm", "build"}, b.order); diff != "" {
+		t.Errorf("order mismatch (-want +got):\n%s", diff)
+	}
+	r := b.request
+	got := []string{r.Dockerfile, r.Context, r.CacheDir, b.warmed.CacheDir, b.warmed.Images[0].String(), b.warmed.Images[1].String(), r.LimitsOf}
+	cache := filepath.Join(nas, "images")
+	want := []string{"code/Dockerfile", "code", cache, cache, "127.0.0.1:5000/mirror/base:1", "docker.io/library/debian:latest", "the default environment"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("request mismatch (-want +got):\n%s", diff)
+	}
+	from, err := ref.Parse("registry.example.com/deep/er:2")
+	if err != nil || r.MapRef(from).String() != "127.0.0.1:5000/mirror/deep/er:2" {
+		t.Errorf("MapRef: %s, %v", r.MapRef(from), err)
+	}
+	wantTold := []string{
+		"instanceID cri-1: the registry's credentials come from the Docker configuration",
+		"registry.example.com/base:1 is 127.0.0.1:5000/mirror/base:1 here",
+		"registry.example.com/app:v1 is 127.0.0.1:5000/mirror/app:v1 here",
+	}
+	if diff := cmp.Diff(wantTold, told); diff != "" {
+		t.Errorf("notices mismatch (-want +got):\n%s", diff)
+	}
+}
+
+func TestDefaults(t *testing.T) {
+	t.Parallel()
+	b := &builder{}
+	_, told, err := work(t, b, "            build: {image: r.example.com/a, cacheDir: /tmp/c}\n", repository{"Dockerfile": ""})
+	if err != nil || b.request.Dockerfile != "Dockerfile" || b.request.Context != "." {
+		t.Errorf("%v, %+v", err, b.request)
+	}
+	if len(told) != 1 || !strings.Contains(told[0], "cacheDir /tmp/c is in no NAS mount") {
+		t.Errorf("told %q", told)
+	}
+}
+
+func TestWorkErrors(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name, data, want, hint string
+		files                  repository
+		mounts                 []pipeline.Mount
+	}{
+		{"no Dockerfile", "build: {image: a}", "f.yaml:6:15: the Dockerfile Dockerfile of the repository: no such file", "is it committed?", repository{"x": ""}, nil},
+		{"a folder as Dockerfile", "build: {image: a, dockerfile: x}", "x is not a file", "", repository{"x/y": ""}, nil},
+		{"no context", "build: {image: a, context: no}", "f.yaml:11:40: the build context no of the repository: no such file", "", repository{"Dockerfile": ""}, nil},
+		{"a link out of the repository", "build: {image: a}", "the Dockerfile Dockerfile of the repository: path escapes from parent", "", repository{"Dockerfile": "-> /etc/passwd"}, nil},
+		{"a context out of the repository", "build: {image: a, context: c}", "path escapes from parent", "", repository{"Dockerfile": "", "c": "-> ../.."}, nil},
+		{"a NAS that is not mapped", "build: {image: a, cacheDir: /mnt/c}", "cacheDir /mnt/c is on nas.example.com:/c, which is no folder of this machine", "--map-nas nas.example.com:/c=DIR", repository{"Dockerfile": ""}, []pipeline.Mount{{Dir: "/mnt", Server: "nas.example.com:/c"}}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			_, _, err := work(t, &builder{}, "            "+tt.data+"\n", tt.files, tt.mounts...)
+			if err == nil || !strings.Contains(err.Error(), tt.want) || !errors.Is(err, errs.Invalid) {
+				t.Errorf("got %v, want %q of kind errs.Invalid", err, tt.want)
+			}
+			if !strings.Contains(errs.HintOf(err), tt.hint) {
+				t.Errorf("hint %q, want %q", errs.HintOf(err), tt.hint)
+			}
+		})
+	}
+}
+
+func TestBuildErrorsKeepTheirKind(t *testing.T) {
+	t.Parallel()
+	b := &builder{err: errs.Mark(errors.New("no"), errs.Denied)}
+	_, _, err := work(t, b, "            build: {image: r.example.com/a/b}\n", repository{"Dockerfile": ""})
+	if !errors.Is(err, errs.Denied) || err.Error() != "build r.example.com/a/b:latest: no" {
+		t.Errorf("got %v", err)
+	}
+}
