@@ -1,0 +1,4 @@
+// Package errs is below everybody and points up.
+package errs
+
+import _ "slipway/internal/oci"

@@ -1,0 +1,2 @@
+// Package lone has no arrow.
+package lone

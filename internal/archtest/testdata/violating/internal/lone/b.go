@@ -1,0 +1,2 @@
+// Package lone says so twice.
+package lone

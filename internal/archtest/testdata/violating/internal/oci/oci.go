@@ -1,0 +1,2 @@
+// Words about images.
+package oci
