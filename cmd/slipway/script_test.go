@@ -15,11 +15,13 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"slipway/internal/oci/registry/serve"
+	"slipway/internal/sandbox"
 )
 
 var update = flag.Bool("update", false, "rewrite the outputs that scripts compare with")
 
 func TestMain(m *testing.M) {
+	sandbox.Init() // sandboxes of the scripts start this test binary again, as they would start slipway
 	testscript.Main(m, map[string]func(){"slipway": main})
 }
 
