@@ -13,12 +13,14 @@ func (r *Registry) getBlob(w http.ResponseWriter, req *http.Request, t target) e
 	if err != nil {
 		return err
 	}
-	ok, err := r.files.exists(linkPath(t.repository, d))
+	// Who asks for a blob is about to rely on it: asking keeps it from being swept.
+	now := time.Now()
+	err = r.files.root.Chtimes(linkPath(t.repository, d), now, now)
+	if missing(err) {
+		return unknownBlob()
+	}
 	if err != nil {
 		return fmt.Errorf("look up blob %s: %w", d, err)
-	}
-	if !ok {
-		return unknownBlob()
 	}
 	file, err := r.files.root.Open(blobPath(d))
 	if missing(err) {

@@ -9,6 +9,7 @@ import (
 	"path"
 	"strings"
 	"syscall"
+	"time"
 
 	"slipway/internal/errs"
 	"slipway/internal/oci"
@@ -111,11 +112,12 @@ func (f *files) create(name string) (*os.File, error) {
 	return file, err
 }
 
-// mark makes an empty file, the way links say that a repository has a blob.
+// mark makes an empty file, the way links say that a repository has a blob. Its time says when somebody last cared.
 func (f *files) mark(name string) error {
 	file, err := f.create(name)
 	if errors.Is(err, fs.ErrExist) {
-		return nil
+		now := time.Now()
+		return f.root.Chtimes(name, now, now)
 	}
 	if err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -26,6 +27,15 @@ type manifest struct {
 	Manifests     []oci.Descriptor  `json:"manifests"`
 	Subject       *oci.Descriptor   `json:"subject"`
 	Annotations   map[string]string `json:"annotations"`
+}
+
+// children returns what the manifest is not whole without.
+func (m *manifest) children() []oci.Descriptor {
+	children := slices.Concat(m.Layers, m.Manifests)
+	if m.Config != nil {
+		children = append(children, *m.Config)
+	}
+	return children
 }
 
 // resolve returns the digest that a tag or digest names in a repository, whether or not it has such a manifest.
@@ -166,11 +176,7 @@ func parseManifest(contentType string, data []byte) (*manifest, error) {
 // checkContent refuses a manifest before what it points at: whoever pulls by the new name finds everything there. The
 // subject alone may be missing (distribution-spec §pushing-manifests-with-subject).
 func (r *Registry) checkContent(repository string, m *manifest) error {
-	children := append(append([]oci.Descriptor(nil), m.Layers...), m.Manifests...)
-	if m.Config != nil {
-		children = append(children, *m.Config)
-	}
-	for _, child := range children {
+	for _, child := range m.children() {
 		if err := child.Digest.Validate(); err != nil {
 			return invalidManifest(err.Error())
 		}

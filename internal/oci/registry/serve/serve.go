@@ -46,7 +46,8 @@ type Options struct {
 	// there is none. An errs.Denied is answered with 403, any other error with 401 and a Basic challenge.
 	// Default: everybody may do everything.
 	Authorize func(ctx context.Context, user, password string, a Access) error
-	// UploadTTL is how long an upload may lie without progress before it is purged. Default: 24 hours.
+	// UploadTTL is how long an upload may lie without progress, and a blob without a manifest, before it is removed.
+	// Default: 24 hours.
 	UploadTTL time.Duration
 	// Sync makes content survive a power failure, not only a killed process, at the price of an fsync per file.
 	// Default: false.
@@ -74,8 +75,8 @@ type Registry struct {
 	names sync.RWMutex
 
 	mu       sync.Mutex // guards the fields below
-	server   *http.Server
 	listener net.Listener
+	stop     chan struct{} // closed to shut the server down; nil before Start
 	running  sync.WaitGroup
 	closed   bool
 }
@@ -116,14 +117,13 @@ func New(opts Options) (*Registry, error) {
 func (r *Registry) Start(ctx context.Context, addr string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.closed || r.server != nil {
+	if r.closed || r.stop != nil {
 		return fmt.Errorf("start registry on %s: %w: it has been started before", addr, errs.Conflict)
 	}
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
 	if err != nil {
 		return fmt.Errorf("start registry: %w", err)
 	}
-	ctx, cancel := context.WithCancel(ctx)
 	server := &http.Server{
 		Handler:           r,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
@@ -131,33 +131,48 @@ func (r *Registry) Start(ctx context.Context, addr string) error {
 		IdleTimeout:       2 * time.Minute,
 		ErrorLog:          slog.NewLogLogger(r.log.Handler(), slog.LevelDebug),
 	}
-	r.server, r.listener = server, listener
+	r.listener, r.stop = listener, make(chan struct{})
 	r.running.Go(func() {
-		defer cancel()
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			r.log.Error("registry stopped serving", slog.Any("error", err))
 		}
 	})
-	r.running.Go(func() { r.tend(ctx, server) })
+	r.running.Go(func() { r.tend(ctx, server, r.stop) })
 	return nil
 }
 
-// tend purges uploads now and then, until the server is stopped or ctx is canceled.
-func (r *Registry) tend(ctx context.Context, server *http.Server) {
+// tend keeps the folder tidy until it is time to shut the server down.
+func (r *Registry) tend(ctx context.Context, server *http.Server, stop <-chan struct{}) {
 	ticker := time.NewTicker(max(time.Minute, r.opts.UploadTTL/24))
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			if err := server.Close(); err != nil {
-				r.log.Debug("close registry listener", slog.Any("error", err))
-			}
+			r.shutdown(ctx, server)
+			return
+		case <-stop:
+			r.shutdown(context.WithoutCancel(ctx), server)
 			return
 		case <-ticker.C:
-			if err := r.purge(); err != nil {
-				r.log.Warn("purge uploads", slog.Any("error", err))
+			_, err := r.Sweep(ctx)
+			if err := errors.Join(err, r.purge()); err != nil {
+				r.log.Warn("registry not tidied", slog.Any("error", err))
 			}
 		}
+	}
+}
+
+// stopGrace is how long requests under way may take to finish.
+const stopGrace = 5 * time.Second
+
+func (r *Registry) shutdown(ctx context.Context, server *http.Server) {
+	ctx, cancel := context.WithTimeout(ctx, stopGrace)
+	defer cancel()
+	if server.Shutdown(ctx) == nil {
+		return
+	}
+	if err := server.Close(); err != nil {
+		r.log.Debug("registry connections not closed", slog.Any("error", err))
 	}
 }
 
@@ -175,30 +190,15 @@ func (r *Registry) Addr() string {
 // for every goroutine of the registry, and may be called twice and without Start.
 func (r *Registry) Stop() error {
 	r.mu.Lock()
-	server, closed := r.server, r.closed
+	stop, closed := r.stop, r.closed
 	r.closed = true
 	r.mu.Unlock()
-	if closed {
-		r.running.Wait()
-		return nil
-	}
-	var err error
-	if server != nil {
-		err = shutdown(server)
+	if !closed && stop != nil {
+		close(stop)
 	}
 	r.running.Wait()
-	return errors.Join(err, r.files.close(), r.lock.Close())
-}
-
-const stopGrace = 5 * time.Second
-
-func shutdown(server *http.Server) error {
-	ctx, cancel := context.WithTimeout(context.Background(), stopGrace)
-	defer cancel()
-	if err := server.Shutdown(ctx); err != nil {
-		if err := server.Close(); err != nil {
-			return fmt.Errorf("stop registry: %w", err)
-		}
+	if closed {
+		return nil
 	}
-	return nil
+	return errors.Join(r.files.close(), r.lock.Close())
 }
