@@ -2,6 +2,7 @@ package app_test
 
 import (
 	"archive/tar"
+	"bufio"
 	"compress/gzip"
 	"crypto/sha256"
 	"encoding/hex"
@@ -99,6 +100,10 @@ func runGolden(t *testing.T, a *app.App, base map[string]string, dir string) {
 	}, cmp.Transformer("sort", sortAny))); diff != "" {
 		t.Errorf("config mismatch (-want +got):\n%s", diff)
 	}
+	for i, h := range want.History {
+		// BuildKit makes a layer of every step with work; here a step that changed nothing makes none.
+		want.History[i] = strings.TrimPrefix(h, "(empty) ")
+	}
 	if diff := cmp.Diff(want.History, im.history, cmpopts.EquateEmpty()); diff != "" {
 		t.Errorf("history mismatch (-want +got):\n%s", diff)
 	}
@@ -172,6 +177,7 @@ func readLayout(t *testing.T, dir string) imageContent {
 		Config            struct{ Digest string }
 	}
 	var config struct {
+		Author  string
 		Config  map[string]any
 		History []struct {
 			CreatedBy string `json:"created_by"`
@@ -181,6 +187,9 @@ func readLayout(t *testing.T, dir string) imageContent {
 	readJSON(t, blob(index.Manifests[0].Digest), &manifest, false)
 	readJSON(t, blob(manifest.Config.Digest), &config, false)
 	im := imageContent{config: map[string]any{}, tree: map[string]string{}}
+	if config.Author != "" {
+		im.config["Author"] = config.Author
+	}
 	for _, f := range configFields {
 		if v, ok := config.Config[f]; ok && v != nil {
 			im.config[f] = v
@@ -194,14 +203,24 @@ func readLayout(t *testing.T, dir string) imageContent {
 		if err != nil {
 			t.Fatal(err)
 		}
-		z, err := gzip.NewReader(f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		applyLayer(t, im.tree, z)
+		applyLayer(t, im.tree, plain(t, f))
 		f.Close()
 	}
 	return im
+}
+
+// plain is a layer's tar, which may be gzipped.
+func plain(t *testing.T, r io.Reader) io.Reader {
+	t.Helper()
+	in := bufio.NewReader(r)
+	if magic, err := in.Peek(2); err != nil || magic[0] != 0x1f || magic[1] != 0x8b {
+		return in
+	}
+	z, err := gzip.NewReader(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return z
 }
 
 // applyLayer lays a layer over a tree: whiteouts first, then files.

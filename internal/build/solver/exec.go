@@ -13,6 +13,7 @@ import (
 	"slipway/internal/build"
 	"slipway/internal/build/plan"
 	"slipway/internal/build/tree"
+	"slipway/internal/errs"
 	"slipway/internal/oci"
 	"slipway/internal/oci/layer"
 	"slipway/internal/sandbox"
@@ -140,25 +141,44 @@ func (b *builder) makeDir(ctx context.Context, op *plan.Mkdir, key oci.Digest, s
 	return b.leave(ctx, c, key, "", st, folder)
 }
 
-// owner resolves the names of a chown by the files of the stage.
+// owner resolves the names of a chown by the files of the stage. As in BuildKit, a name that they lack is root.
 func (b *builder) owner(ctx context.Context, st *stack, spec string) (*tree.Owner, error) {
 	v, err := b.viewFor(ctx, st, spec)
 	if err != nil {
 		return nil, err
 	}
 	user, group, hasGroup := strings.Cut(spec, ":")
-	a, err := findAccount(v, user)
-	if err != nil {
-		return nil, err
+	a := account{}
+	if id, err := parseID(user); err == nil {
+		a.uid, a.gid = id, id
+	} else if _, err := a.findUser(v, user); err != nil {
+		if err := b.asRoot(st, user, err); err != nil {
+			return nil, err
+		}
 	}
 	if hasGroup {
 		if a.gid, err = findGroup(v, group); err != nil {
-			return nil, err
+			if err := b.asRoot(st, group, err); err != nil {
+				return nil, err
+			}
 		}
-	} else if _, err := parseID(user); err == nil {
-		a.gid = a.uid
 	}
 	return &tree.Owner{UID: int(a.uid), GID: int(a.gid)}, nil
+}
+
+// asRoot says aloud what BuildKit does silently with a name that the image does not know. Where there is no file to look
+// in at all, any name but root is a mistake.
+func (b *builder) asRoot(st *stack, name string, err error) error {
+	switch {
+	case !errors.Is(err, errs.NotFound):
+		return err
+	case name == "root":
+		return nil
+	case len(st.rungs) == 0:
+		return err
+	}
+	b.events.warn(err.Error() + "; its files belong to root")
+	return nil
 }
 
 // viewFor unpacks a stack only when a name has to be looked up in it.

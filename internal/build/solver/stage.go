@@ -280,7 +280,8 @@ func (b *builder) at(st *plan.Step, err error) error {
 	if err == nil || errors.Is(err, context.Canceled) {
 		return err
 	}
-	if _, ok := errors.AsType[*build.StepError](err); ok {
+	if failed, ok := errors.AsType[*build.StepError](err); ok {
+		failed.File, failed.Line, failed.Text = b.req.File.Name, st.Line, st.Text
 		return err
 	}
 	if _, ok := errors.AsType[*dockerfile.Error](err); ok {

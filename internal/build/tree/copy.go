@@ -150,8 +150,12 @@ func (c *Copy) makeDest(dest string) error {
 }
 
 // Extract lays an unpacked archive over dest, which is made if it is not there. Names in the archive replace what they
-// meet, folders excepted, which merge and take the archive's mode and owner.
+// meet, folders excepted, which merge and take the archive's mode and owner. Modes are the archive's, whatever Chmod
+// says.
 func (c *Copy) Extract(archive Tree, dest string) error {
+	chmod := c.opts.Chmod
+	c.opts.Chmod = nil
+	defer func() { c.opts.Chmod = chmod }()
 	to, err := Resolve(c, dest, true)
 	if err != nil {
 		return err
@@ -290,7 +294,7 @@ func (c *Copy) put(src Tree, e layer.Entry, to string) error {
 // file is a source's file under its new name, owner and mode.
 func (c *Copy) file(src Tree, e layer.Entry, to string) (layer.File, error) {
 	f := layer.File{Entry: e}
-	f.Path = to
+	f.Path, f.Opaque = to, false
 	if o := c.opts.Owner; o != nil {
 		f.UID, f.GID = o.UID, o.GID
 	}
@@ -348,6 +352,7 @@ func (c *Copy) place(f layer.File) error {
 		if err != nil {
 			return err
 		}
+		e.Opaque = false // that was said of the layer it came from
 		c.files[dir] = &layer.File{Entry: e}
 	}
 	c.files[f.Path] = &f
