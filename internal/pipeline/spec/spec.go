@@ -168,9 +168,12 @@ func (s *set) load() map[string][]*pipeline.Value {
 	return documents
 }
 
-// unique refuses a second document of the same kind and name.
+// unique refuses a second document of the same kind and name; pipelines, to which nothing refers, only within a file.
 func (s *set) unique(named map[string]pipeline.Origin, kind string, name *pipeline.Value) {
 	key := kind + " " + name.String()
+	if kind == KindPipeline {
+		key += " " + name.At(pipeline.Origin{}).File
+	}
 	if first, again := named[key]; again && name.String() != "" {
 		s.report(name.Origin, "a second "+kind+" with the name "+quote(name.String())+", the first is at "+first.String(), "give each its own name")
 		return

@@ -1,0 +1,235 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"slipway/internal/app"
+	"slipway/internal/build"
+	"slipway/internal/cli/progress"
+	"slipway/internal/config"
+	"slipway/internal/pipeline"
+	"slipway/internal/pipeline/spec"
+)
+
+// runFlags are the flags of `slipway run` as typed.
+type runFlags struct {
+	app.Run
+	words  config.Words
+	mode   progress.Mode
+	output format
+	set    []string
+	env    []string
+	dryRun bool
+}
+
+func newRun(e env) *cobra.Command {
+	f := &runFlags{}
+	cmd := &cobra.Command{
+		Use:   "run [flags] PIPELINE.yaml",
+		Short: "Run a pipeline on this machine",
+		Long: `Run a pipeline on this machine, without a server.
+
+The tasks work on a commit of a git repository: the one that holds the file, at HEAD,
+unless --repo and --ref say otherwise. Changes that are not committed are not seen.
+At the end standard output gets a table of the tasks and the images they pushed;
+everything else is on standard error.`,
+		Example: `  slipway run cicd.yaml
+  slipway run --ref main --set appName=shop --set envName=test cicd.yaml
+  slipway run --map-registry registry-vpc.cn-hangzhou.aliyuncs.com=127.0.0.1:5000 cicd.yaml
+  slipway run --dry-run cicd.yaml`,
+		GroupID: groupBuild,
+		Args:    arguments("PIPELINE.yaml"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			f.File = args[0]
+			return runPipeline(cmd.Context(), e, f)
+		},
+	}
+	f.register(cmd.Flags())
+	return cmd
+}
+
+func (f *runFlags) register(flags *pflag.FlagSet) {
+	flags.StringVar(&f.Repo, "repo", "", "work on the repository `DIR|URL` (default: the one that holds the file)")
+	flags.StringVar(&f.Ref, "ref", "", "work on the branch, tag or commit `REF` (default: HEAD)")
+	flags.StringArrayVar(&f.set, "set", nil, "set `KEY=VALUE`: the value of <% .KEY %>, and context data of all tasks; repeatable")
+	flags.StringArrayVar(&f.env, "env", nil, "add `K=V` to the environment of every task; repeatable")
+	flags.StringArrayVar(&f.Only, "task", nil, "run the task `NAME` alone; repeatable")
+	flags.BoolVar(&f.dryRun, "dry-run", false, "print the resolved pipeline, with the origin of every value, and stop")
+	flags.StringArrayVar(&f.words.MapRegistry, "map-registry", nil, "use another registry for a host: `HOST=HOST[/PREFIX]`; repeatable")
+	flags.StringArrayVar(&f.words.MapNAS, "map-nas", nil, "use a folder of this machine for a network folder: `SERVER:/PATH=DIR`; repeatable")
+	registryFlags(flags, &f.words)
+	progressFlag(flags, &f.mode)
+	outputFlag(flags, &f.output)
+}
+
+func runPipeline(ctx context.Context, e env, f *runFlags) (err error) {
+	if f.Set, err = pairs("--set", f.set, nil); err != nil {
+		return err
+	}
+	if f.Env, err = pairs("--env", f.env, nil); err != nil {
+		return err
+	}
+	home, err := e.home()
+	if err != nil {
+		return err
+	}
+	p, err := app.Prepare(ctx, home, e.now(), f.Run)
+	if err != nil {
+		return e.tellMistakes(err)
+	}
+	defer func() { err = errors.Join(err, p.Close()) }()
+	e.tellWarnings(p.Warnings)
+	if f.dryRun {
+		return printPipeline(e.stdout, p.Pipeline)
+	}
+	if p.Repository != nil && p.Repository.Changes > 0 {
+		tell(e.stderr, "warning", fmt.Sprintf("the work tree differs from the commit in %d files: the run takes commit %s as it is",
+			p.Repository.Changes, p.Repository.Commit().Short()))
+	}
+	a, err := openApp(e, f.words)
+	if err != nil {
+		return err
+	}
+	show, err := e.display(f.mode)
+	if err != nil {
+		return err
+	}
+	run, err := a.Run(ctx, p, narrate(show, f.mode))
+	err = errors.Join(err, show.Close())
+	if run == nil {
+		return err
+	}
+	return errors.Join(err, printRun(e.stdout, f.output, run))
+}
+
+func printPipeline(w io.Writer, p *pipeline.Pipeline) error {
+	text, err := spec.Print(p)
+	if err != nil {
+		return err
+	}
+	if _, err := w.Write(text); err != nil {
+		return fmt.Errorf("print the pipeline: %w", err)
+	}
+	return nil
+}
+
+// narrate shows a run's events: the builds' own in a scope for each task, all else as sentences about tasks.
+func narrate(display *progress.Display, mode progress.Mode) func(pipeline.Event) {
+	started := map[string]time.Time{}
+	return func(ev pipeline.Event) {
+		sink := display.Scope(ev.Task)
+		if detail, ok := ev.Detail.(build.Event); ok {
+			sink(detail)
+			return
+		}
+		text := sentence(ev, started)
+		if text == "" {
+			return
+		}
+		if mode != progress.JSON && ev.Task != "" {
+			text = ev.Task + ": " + text
+		}
+		sink(build.Event{Kind: build.Note, Time: ev.Time, Text: text})
+	}
+}
+
+// sentence says what an event means to a person, "" when it is not worth one.
+func sentence(ev pipeline.Event, started map[string]time.Time) string {
+	switch ev.Kind {
+	case pipeline.TaskStarted:
+		started[ev.Task] = ev.Time
+		return "started"
+	case pipeline.TaskFinished:
+		var words []string
+		words = append(words, string(ev.Status))
+		if begin, ok := started[ev.Task]; ok {
+			words = append(words, "after "+elapsed(ev.Time.Sub(begin)))
+		}
+		if ev.Text != "" && ev.Status != pipeline.Failed { // the error of a failed task comes at the end
+			words = append(words, "("+ev.Text+")")
+		}
+		return strings.Join(words, " ")
+	case pipeline.Log, pipeline.Notice:
+		return ev.Text
+	default:
+		return ""
+	}
+}
+
+// runResult is what --output json prints of a run.
+type runResult struct {
+	Name       string          `json:"name"`
+	Status     pipeline.Status `json:"status"`
+	StartedAt  time.Time       `json:"startedAt"`
+	FinishedAt time.Time       `json:"finishedAt"`
+	Tasks      []taskResult    `json:"tasks"`
+}
+
+type taskResult struct {
+	Name       string          `json:"name"`
+	Status     pipeline.Status `json:"status"`
+	StartedAt  *time.Time      `json:"startedAt,omitempty"` // absent when it did not start
+	FinishedAt *time.Time      `json:"finishedAt,omitempty"`
+	ExitCode   int             `json:"exitCode"`
+	Reason     string          `json:"reason,omitempty"` // why it was skipped or did not start
+	Error      string          `json:"error,omitempty"`
+	Image      string          `json:"image,omitempty"`
+	Digest     string          `json:"digest,omitempty"`
+}
+
+// printRun prints what became of a run.
+func printRun(w io.Writer, f format, run *pipeline.Run) error {
+	if f == asJSON {
+		return printJSON(w, resultOf(run))
+	}
+	table := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	fmt.Fprintln(table, "TASK\tSTATUS\tTIME\tIMAGE\tDIGEST")
+	for _, t := range run.Tasks {
+		took := "-"
+		if !t.StartedAt.IsZero() {
+			took = elapsed(t.FinishedAt.Sub(t.StartedAt))
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", t.Name, t.Status, took, orDash(t.Output.Image), orDash(t.Output.Digest))
+	}
+	if err := table.Flush(); err != nil {
+		return fmt.Errorf("print the result: %w", err)
+	}
+	return nil
+}
+
+func resultOf(run *pipeline.Run) runResult {
+	result := runResult{Name: run.Name, Status: run.Status, StartedAt: run.StartedAt, FinishedAt: run.FinishedAt, Tasks: []taskResult{}}
+	for _, t := range run.Tasks {
+		task := taskResult{
+			Name: t.Name, Status: t.Status, ExitCode: t.ExitCode, Reason: t.Reason,
+			Image: t.Output.Image, Digest: t.Output.Digest,
+		}
+		if !t.StartedAt.IsZero() {
+			task.StartedAt, task.FinishedAt = &t.StartedAt, &t.FinishedAt
+		}
+		if t.Err != nil {
+			task.Error, task.Reason = redact(t.Err.Error()), ""
+		}
+		result.Tasks = append(result.Tasks, task)
+	}
+	return result
+}
+
+// elapsed prints a duration to a tenth of a second.
+func elapsed(d time.Duration) string { return pipeline.Duration(d.Round(100 * time.Millisecond)) }
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}

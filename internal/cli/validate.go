@@ -1,0 +1,88 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"slipway/internal/app"
+	"slipway/internal/errs"
+	"slipway/internal/pipeline/spec"
+)
+
+func newValidate(e env) *cobra.Command {
+	var output format
+	cmd := &cobra.Command{
+		Use:   "validate FILE…",
+		Short: "Check pipeline files",
+		Long: `Check pipeline files and print every mistake as file:line:column: message, with the
+line, a caret and what to do. A pipeline may use templates from any of the files.
+Variables such as <% .git.branch %> get sample values.`,
+		Example: "  slipway validate cicd.yaml\n  slipway validate --output json cicd.yaml templates.yaml",
+		GroupID: groupBuild,
+		Args:    arguments("FILE…"),
+		RunE: func(_ *cobra.Command, args []string) error {
+			return validate(e, args, output)
+		},
+	}
+	outputFlag(cmd.Flags(), &output)
+	return cmd
+}
+
+func validate(e env, names []string, output format) error {
+	var files []*spec.File
+	for _, name := range names {
+		data, err := app.ReadPipeline(name)
+		if err != nil {
+			return err
+		}
+		files = append(files, spec.Parse(name, data))
+	}
+	warnings, err := spec.Validate(files, spec.Options{Checkers: app.Checkers()})
+	if output == asJSON {
+		mistakes, _ := errors.AsType[spec.Errors](err)
+		return errors.Join(printJSON(e.stdout, append(append(spec.Errors{}, mistakes...), warnings...)), count(mistakes))
+	}
+	e.tellWarnings(warnings)
+	if err != nil {
+		return e.tellMistakes(err)
+	}
+	for _, name := range names {
+		if _, err := fmt.Fprintf(e.stdout, "%s: ok\n", name); err != nil {
+			return fmt.Errorf("print the result: %w", err)
+		}
+	}
+	return nil
+}
+
+// tellMistakes shows each mistake in a pipeline file, with its line and what to do, and returns an error that counts
+// them. Any other error is returned as it is.
+func (e env) tellMistakes(err error) error {
+	mistakes, ok := errors.AsType[spec.Errors](err)
+	if !ok {
+		return err
+	}
+	for _, m := range mistakes {
+		_, _ = fmt.Fprintf(e.stderr, "%s\n%s", redact(m.Error()), redact(m.Excerpt()))
+	}
+	return count(mistakes)
+}
+
+func (e env) tellWarnings(warnings spec.Errors) {
+	for _, w := range warnings {
+		_, _ = fmt.Fprintf(e.stderr, "%s (warning)\n%s", redact(w.Error()), redact(w.Excerpt()))
+	}
+}
+
+// count is the error for mistakes that have been shown.
+func count(mistakes spec.Errors) error {
+	switch len(mistakes) {
+	case 0:
+		return nil
+	case 1:
+		return errs.Mark(errors.New("1 mistake in "+mistakes[0].File), errs.Invalid)
+	default:
+		return errs.Mark(fmt.Errorf("%d mistakes", len(mistakes)), errs.Invalid)
+	}
+}
