@@ -49,7 +49,8 @@ type Writer interface {
 	io.Writer
 	// Follow returns a reader over the blob from offset on. Its Read waits for bytes that are not written yet, until
 	// Commit, after which it ends with io.EOF, or until the writer is closed without one, after which it returns an
-	// error. There may be many followers; one may start at any time, also after Commit, and outlive the writer.
+	// error. There may be many followers; one may start at any time before Close, also after Commit, and may outlive
+	// the writer.
 	Follow(offset int64) io.ReadCloser
 	// Commit makes the blob visible under its digest, all at once or not at all, and returns a descriptor with its
 	// digest and size; the media type is the caller's to fill in. If want is not empty and is not the digest of what

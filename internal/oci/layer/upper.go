@@ -141,6 +141,9 @@ func statEntry(rel string, st *unix.Stat_t) Entry {
 
 // xattrs reads the extended attributes that belong to a layer, and obeys those of the overlay.
 func (w *walker) xattrs(e *Entry, abs string) error {
+	if w.names == nil {
+		w.names = make([]byte, 64<<10) // XATTR_LIST_MAX
+	}
 	n, err := unix.Llistxattr(abs, w.names)
 	if unsupportedXattr(err) || n == 0 {
 		return nil
