@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -36,6 +37,8 @@ type Build struct {
 	Context string
 	// File is the Dockerfile; "-" is Stdin. Default: Dockerfile in the context, then Containerfile.
 	File string
+	// Name is what messages call the Dockerfile. Default: File.
+	Name string
 	// Stdin gives the Dockerfile when File is "-".
 	Stdin io.Reader
 
@@ -155,7 +158,7 @@ func readDockerfile(r Build, root string) (*dockerfile.File, *dockerfile.Ignore,
 	if err != nil {
 		return nil, nil, err
 	}
-	file, err := dockerfile.Parse(name, data)
+	file, err := dockerfile.Parse(cmp.Or(r.Name, name), data)
 	if err != nil {
 		return nil, nil, err
 	}

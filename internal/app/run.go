@@ -166,6 +166,7 @@ func (b imageBuilder) Build(ctx context.Context, r image.Request) (image.Result,
 	im, err := b.app.Build(ctx, Build{
 		Context:  filepath.Join(r.Root, filepath.FromSlash(r.Context)),
 		File:     filepath.Join(r.Root, filepath.FromSlash(r.Dockerfile)),
+		Name:     r.Dockerfile,
 		Tags:     []string{r.Image.String()},
 		Push:     true,
 		CacheDir: r.CacheDir,

@@ -197,7 +197,7 @@ func cacheDir(job *pipeline.Job, v *pipeline.Value) (string, error) {
 		dir = filepath.Join(job.Dir, "cache", filepath.FromSlash(inside))
 		job.Notice("cacheDir " + inside + " is in no NAS mount: it is gone when the task ends")
 	case mount.Folder == "":
-		err := fmt.Errorf("cacheDir %s is on %s, which is no folder of this machine: %w", inside, mount.Server, errs.Invalid)
+		err := fmt.Errorf("cacheDir %s is on %s, which is no folder of this machine", inside, mount.Server)
 		return "", errs.Hint(at(v, job.Task, err), "--map-nas "+mount.Server+"=DIR says which folder stands for it")
 	default:
 		dir = filepath.Join(mount.Folder, filepath.FromSlash(below))
