@@ -204,6 +204,16 @@ func TestBlobSurvives(t *testing.T) {
 			}
 			next.ServeHTTP(w, r)
 		}, 3},
+		"a connection that falls asleep": {func(w http.ResponseWriter, r *http.Request, n int, next http.Handler) {
+			if n == 1 && r.Method == http.MethodGet {
+				w.Header().Set("Content-Length", strconv.Itoa(300<<10))
+				_, _ = w.Write(content(300 << 10)[:50_000])
+				w.(http.Flusher).Flush()
+				<-r.Context().Done()
+				return
+			}
+			next.ServeHTTP(w, r)
+		}, 2},
 		"no Range": {func(w http.ResponseWriter, r *http.Request, n int, next http.Handler) {
 			r.Header.Del("Range")
 			dropping(100_000, 1)(w, r, n, next)
@@ -219,7 +229,8 @@ func TestBlobSurvives(t *testing.T) {
 			t.Parallel()
 			h := newHostile(t, c.fault)
 			_, layer := seed(t, h, "app:v1")
-			got, err := readBlob(t, newClient(t, registry.Options{}), h.ref(t, "app:v1"), describe(layer))
+			client := newClient(t, registry.Options{Stall: 200 * time.Millisecond})
+			got, err := readBlob(t, client, h.ref(t, "app:v1"), describe(layer))
 			if err != nil {
 				t.Fatal(err)
 			}

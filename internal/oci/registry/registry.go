@@ -56,6 +56,8 @@ type Options struct {
 	// ChunkBytes, when positive, sends blobs in requests of that size, for registries or proxies that cannot take a
 	// blob in one. A Client also changes to chunks by itself where a registry refuses a stream. Default: 0, one stream.
 	ChunkBytes int64
+	// Stall is how long an answer may pause in its middle before its connection is given up. Default: 1 minute.
+	Stall time.Duration
 	// Sleep waits between tries until d has passed or ctx is done. Default: a timer.
 	Sleep func(ctx context.Context, d time.Duration) error
 }
@@ -129,6 +131,9 @@ func withDefaults(o Options) Options {
 	}
 	if o.Uploads <= 0 {
 		o.Uploads = 4
+	}
+	if o.Stall <= 0 {
+		o.Stall = time.Minute
 	}
 	if o.Sleep == nil {
 		o.Sleep = sleep

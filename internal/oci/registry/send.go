@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"slipway/internal/errs"
 )
@@ -148,8 +149,10 @@ func (c *Client) roundTrip(ctx context.Context, e endpoint, q call, u *url.URL, 
 			return nil, err
 		}
 	}
-	req, err := http.NewRequestWithContext(ctx, q.method, u.String(), body)
+	requestCtx, cancel := context.WithCancelCause(ctx)
+	req, err := http.NewRequestWithContext(requestCtx, q.method, u.String(), body)
 	if err != nil {
+		cancel(nil)
 		return nil, fmt.Errorf("make request: %w", errors.Join(err, closeBody(body)))
 	}
 	if body != nil {
@@ -157,6 +160,7 @@ func (c *Client) roundTrip(ctx context.Context, e endpoint, q call, u *url.URL, 
 		if q.length == 0 {
 			req.Body = http.NoBody
 			if err := body.Close(); err != nil {
+				cancel(nil)
 				return nil, fmt.Errorf("close content: %w", err)
 			}
 		}
@@ -170,9 +174,47 @@ func (c *Client) roundTrip(ctx context.Context, e endpoint, q call, u *url.URL, 
 	}
 	resp, err := e.client.Do(req)
 	if err != nil {
+		cancel(nil)
 		return nil, networkError(ctx, err)
 	}
+	resp.Body = &patientBody{ReadCloser: resp.Body, ctx: requestCtx, cancel: cancel, patience: c.opts.Stall}
 	return resp, nil
+}
+
+// patientBody is an answer's body that gives up when nothing comes for a while. TCP alone can wait for hours.
+type patientBody struct {
+	io.ReadCloser
+	ctx      context.Context
+	cancel   context.CancelCauseFunc
+	patience time.Duration
+	timer    *time.Timer
+}
+
+// stalled is why a request that made no progress was canceled.
+type stalled time.Duration
+
+func (s stalled) Error() string { return "nothing came for " + time.Duration(s).String() }
+func (s stalled) Unwrap() error { return errs.Unavailable }
+
+func (b *patientBody) Read(p []byte) (int, error) {
+	if b.timer == nil {
+		b.timer = time.AfterFunc(b.patience, func() { b.cancel(stalled(b.patience)) })
+	} else {
+		b.timer.Reset(b.patience)
+	}
+	n, err := b.ReadCloser.Read(p)
+	b.timer.Stop()
+	if err != nil && !errors.Is(err, io.EOF) {
+		if s, ok := errors.AsType[stalled](context.Cause(b.ctx)); ok {
+			err = s
+		}
+	}
+	return n, err
+}
+
+func (b *patientBody) Close() error {
+	b.cancel(nil)
+	return b.ReadCloser.Close()
 }
 
 func closeBody(body io.Closer) error {
