@@ -11,9 +11,9 @@ import (
 )
 
 const (
-	dockerHub            = "docker.io"
-	dockerHubHost        = "registry-1.docker.io"
-	dockerHubCredentials = "index.docker.io"
+	dockerHub      = "docker.io"
+	dockerHubHost  = "registry-1.docker.io"
+	dockerHubLogin = "index.docker.io"
 )
 
 type hostKey struct{ scheme, name string }
@@ -47,7 +47,7 @@ type endpoint struct {
 func (c *Client) origin(r ref.Ref) endpoint {
 	name, credentials := r.Registry(), r.Registry()
 	if name == dockerHub {
-		name, credentials = dockerHubHost, dockerHubCredentials
+		name, credentials = dockerHubHost, dockerHubLogin
 	}
 	return endpoint{host: c.host("", name, credentials), repository: r.Repository()}
 }

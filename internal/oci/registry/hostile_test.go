@@ -168,7 +168,7 @@ func (a *abortAfter) Write(p []byte) (int, error) {
 }
 
 // cutBody lets n bytes of a request through, then the handler sees a broken connection, and then the client does.
-func cutBody(w http.ResponseWriter, r *http.Request, n int64, next http.Handler) {
+func cutBody(r *http.Request, n int64, next http.Handler) {
 	r.Body = io.NopCloser(io.MultiReader(io.LimitReader(r.Body, n), brokenReader{}))
 	next.ServeHTTP(httptest.NewRecorder(), r)
 	panic(http.ErrAbortHandler)
@@ -276,5 +276,5 @@ func readBlob(t testing.TB, c *registry.Client, r ref.Ref, desc oci.Descriptor) 
 
 func refuse(w http.ResponseWriter, status int, code, message string) {
 	w.WriteHeader(status)
-	fmt.Fprintf(w, `{"errors":[{"code":%q,"message":%q}]}`, code, message)
+	_, _ = fmt.Fprintf(w, `{"errors":[{"code":%q,"message":%q}]}`, code, message)
 }

@@ -93,7 +93,7 @@ func TestResolveRefuses(t *testing.T) {
 		"down":                  {always(503, "UNAVAILABLE", ""), "app:v1", errs.Unavailable, "503 unavailable"},
 		"rate limit of an hour": {tooMany("3600"), "app:v1", errs.Unavailable, "429 toomanyrequests"},
 		"an error that is no JSON": {func(w http.ResponseWriter, _ *http.Request, _ int, _ http.Handler) {
-			http.Error(w, "a\nb\x1b[31m", 418)
+			http.Error(w, "a\nb\x1b[31m", http.StatusTeapot)
 		}, "app:v1", nil, "418 i'm a teapot: a b [31m"},
 		"the first manifest format": {answer("application/vnd.docker.distribution.manifest.v1+prettyjws", "{}"), "app:v1", nil, "first manifest format"},
 	} {
@@ -296,7 +296,7 @@ func badRange(layer []byte) misbehave {
 	return func(w http.ResponseWriter, _ *http.Request, n int, _ http.Handler) {
 		w.Header().Set("Content-Length", strconv.Itoa(len(layer)))
 		if n == 1 {
-			(&abortAfter{w, 100}).Write(layer)
+			_, _ = (&abortAfter{w, 100}).Write(layer)
 		}
 		w.Header().Set("Content-Length", "100")
 		w.Header().Set("Content-Range", "bytes 7-106/200000")

@@ -69,7 +69,7 @@ func (c *Client) PushBlob(ctx context.Context, r ref.Ref, src Source) (Pushed, e
 	if err != nil {
 		return Pushed{}, c.pushError(err, r, "blob")
 	}
-	pushed, err := c.pushOnce(ctx, r, pushKey{r.Name(), desc.Digest}, func() (Pushed, error) {
+	pushed, err := c.pushOnce(ctx, pushKey{r.Name(), desc.Digest}, func() (Pushed, error) {
 		return c.pushKnown(ctx, e, r, desc, src)
 	})
 	pushed.Descriptor = desc
@@ -85,7 +85,7 @@ func (c *Client) pushError(err error, r ref.Ref, what string) error {
 
 // pushOnce runs do, unless the same push is under way; then its success is ours too. Its failure is not: it may have
 // been canceled for reasons of its own.
-func (c *Client) pushOnce(ctx context.Context, r ref.Ref, key pushKey, do func() (Pushed, error)) (Pushed, error) {
+func (c *Client) pushOnce(ctx context.Context, key pushKey, do func() (Pushed, error)) (Pushed, error) {
 	for {
 		c.mu.Lock()
 		p := c.pushes[key]
@@ -176,7 +176,7 @@ func (c *Client) cancelUpload(ctx context.Context, e endpoint, session *url.URL)
 	if session == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), cleanupTime, errs.Unavailable)
 	defer cancel()
 	resp, err := c.send(ctx, e, call{
 		method:   http.MethodDelete,

@@ -76,7 +76,7 @@ func TestPushBlobSurvives(t *testing.T) {
 			next.ServeHTTP(w, r)
 		}
 	}
-	cut := func(w http.ResponseWriter, r *http.Request, _ int, next http.Handler) { cutBody(w, r, 150_000, next) }
+	cut := func(_ http.ResponseWriter, r *http.Request, _ int, next http.Handler) { cutBody(r, 150_000, next) }
 	lost := func(_ http.ResponseWriter, r *http.Request, _ int, next http.Handler) {
 		next.ServeHTTP(discard{}, r)
 		panic(http.ErrAbortHandler)

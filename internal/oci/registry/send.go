@@ -33,7 +33,7 @@ type call struct {
 func (c *Client) do(ctx context.Context, e endpoint, q call, ok ...int) (*http.Response, error) {
 	var resp *http.Response
 	err := c.retry(ctx, c.tries(e), func() (err error) {
-		resp, err = c.once(ctx, e, q, ok...)
+		resp, err = c.once(ctx, e, q, ok...) //nolint:bodyclose // it is the caller's to close
 		return err
 	})
 	return resp, err

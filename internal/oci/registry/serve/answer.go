@@ -72,7 +72,7 @@ func (r *Registry) write(w http.ResponseWriter, req *http.Request, body []byte) 
 	if req.Method == http.MethodHead {
 		return
 	}
-	if _, err := w.Write(body); err != nil {
+	if _, err := w.Write(body); err != nil { //nolint:gosec // ServeHTTP forbids browsers to run it
 		r.log.Debug("registry client went away", slog.String("path", req.URL.Path), slog.Any("error", err))
 	}
 }

@@ -156,6 +156,9 @@ func parseManifest(contentType string, data []byte) (*manifest, error) {
 	if err != nil {
 		return nil, invalidManifest("manifest has no valid Content-Type")
 	}
+	if !strings.HasPrefix(mediaType, "application/vnd.") {
+		return nil, invalidManifest(mediaType + " is no type of manifest")
+	}
 	if m.MediaType == "" {
 		m.MediaType = mediaType
 	}

@@ -133,6 +133,9 @@ func handlerFor(k kind, method string) handler {
 func (r *Registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	start := time.Now()
 	w.Header().Set("Docker-Distribution-API-Version", "registry/2.0")
+	// What people push comes back from an address where there may be a console too: no browser shall run it.
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.Header().Set("Content-Security-Policy", "default-src 'none'; sandbox")
 	err := r.serve(w, req)
 	if err != nil {
 		r.fail(w, req, err)

@@ -69,7 +69,7 @@ type Registry struct {
 	files   *files
 	lock    *os.File
 	uploads uploads
-	buffers sync.Pool
+	buffers sync.Pool // of *[copyBufferBytes]byte
 	// names is held while manifests, tags and links change, so that two requests never see half of the other's change.
 	// Content is written outside it.
 	names sync.RWMutex
@@ -105,7 +105,6 @@ func New(opts Options) (*Registry, error) {
 	}
 	r := &Registry{opts: opts, log: opts.Logger, files: files, lock: lock}
 	r.uploads.open = make(map[uploadKey]*upload)
-	r.buffers.New = func() any { return new([copyBufferBytes]byte) }
 	if err := r.purge(); err != nil {
 		return nil, fmt.Errorf("open registry %s: purge uploads: %w", opts.Dir, errors.Join(err, r.Stop()))
 	}
@@ -166,7 +165,7 @@ func (r *Registry) tend(ctx context.Context, server *http.Server, stop <-chan st
 const stopGrace = 5 * time.Second
 
 func (r *Registry) shutdown(ctx context.Context, server *http.Server) {
-	ctx, cancel := context.WithTimeout(ctx, stopGrace)
+	ctx, cancel := context.WithTimeoutCause(ctx, stopGrace, errs.Canceled)
 	defer cancel()
 	if server.Shutdown(ctx) == nil {
 		return

@@ -130,6 +130,7 @@ func TestRefuses(t *testing.T) {
 		"bad page":                   {request{method: "GET", path: "/v2/app/tags/list?n=-1"}, 400, "PAGINATION_NUMBER_INVALID"},
 		"manifest that is no JSON":   {request{method: "PUT", path: "/v2/app/manifests/v1", body: []byte("x"), header: manifest}, 400, "MANIFEST_INVALID"},
 		"manifest without a type":    {request{method: "PUT", path: "/v2/app/manifests/v1", body: []byte(`{"schemaVersion":2}`)}, 400, "MANIFEST_INVALID"},
+		"manifest for browsers":      {request{method: "PUT", path: "/v2/app/manifests/v1", body: []byte(`{"schemaVersion":2}`), header: map[string]string{"Content-Type": "text/html"}}, 400, "MANIFEST_INVALID"},
 		"manifest of two types":      {request{method: "PUT", path: "/v2/app/manifests/v1", body: []byte(`{"schemaVersion":2,"mediaType":"` + oci.MediaTypeIndex + `"}`), header: manifest}, 400, "MANIFEST_INVALID"},
 		"manifest of another time":   {request{method: "PUT", path: "/v2/app/manifests/v1", body: []byte(`{"schemaVersion":1}`), header: manifest}, 400, "MANIFEST_INVALID"},
 		"manifest with a bad digest": {request{method: "PUT", path: "/v2/app/manifests/v1", body: []byte(`{"schemaVersion":2,"layers":[{"digest":"../x"}]}`), header: manifest}, 400, "MANIFEST_INVALID"},
@@ -174,7 +175,7 @@ func TestOneProcessPerFolder(t *testing.T) {
 func TestStartStopsWithItsContext(t *testing.T) {
 	t.Parallel()
 	r := open(t, serve.Options{Dir: t.TempDir()})
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, cancel := context.WithCancelCause(t.Context())
 	if err := r.Start(ctx, "127.0.0.1:0"); err != nil {
 		t.Fatal(err)
 	}
@@ -183,7 +184,7 @@ func TestStartStopsWithItsContext(t *testing.T) {
 		t.Fatalf("GET /v2/: %v, %v", resp, err)
 	}
 	_ = resp.Body.Close()
-	cancel()
+	cancel(errors.New("enough"))
 	for range 2 {
 		if err := r.Stop(); err != nil {
 			t.Error(err)
@@ -250,13 +251,15 @@ func child(t *testing.T, dir string) {
 	r := open(t, serve.Options{Dir: dir})
 	location := request{method: "POST", path: "/v2/app/blobs/uploads/"}.want(t, r, 202).Header().Get("Location")
 	body := io.MultiReader(bytes.NewReader(bytes.Repeat([]byte("a"), 100_000)), tell(location), os.Stdin)
-	r.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("PATCH", location, body))
+	r.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodPatch, location, body))
 }
 
 type tell string
 
 func (s tell) Read([]byte) (int, error) {
-	fmt.Println(string(s))
+	if _, err := fmt.Fprintln(os.Stdout, string(s)); err != nil {
+		return 0, err
+	}
 	return 0, io.EOF
 }
 
@@ -267,7 +270,7 @@ func TestInterruptedUploadGoesOn(t *testing.T) {
 	location := request{method: "POST", path: "/v2/app/blobs/uploads/"}.want(t, r, 202).Header().Get("Location")
 	broken := io.MultiReader(bytes.NewReader(data[:700_000]), brokenReader{})
 	w := httptest.NewRecorder()
-	r.ServeHTTP(w, httptest.NewRequest("PATCH", location, broken))
+	r.ServeHTTP(w, httptest.NewRequest(http.MethodPatch, location, broken))
 	if w.Code != 400 {
 		t.Errorf("the broken request: %d, want 400", w.Code)
 	}
@@ -454,7 +457,7 @@ func FuzzPath(f *testing.F) {
 	}
 	f.Cleanup(func() { _ = r.Stop() })
 	f.Fuzz(func(t *testing.T, path, method string) {
-		req := httptest.NewRequest("GET", "/", nil)
+		req := httptest.NewRequest(http.MethodGet, "/", nil)
 		req.URL.Path, req.Method = path, method
 		w := httptest.NewRecorder()
 		r.ServeHTTP(w, req)

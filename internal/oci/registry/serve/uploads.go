@@ -207,7 +207,10 @@ func (r *Registry) receive(w http.ResponseWriter, req *http.Request, u *upload) 
 		return fmt.Errorf("receive upload: %w", err)
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	buffer := r.buffers.Get().(*[copyBufferBytes]byte)
+	buffer, ok := r.buffers.Get().(*[copyBufferBytes]byte)
+	if !ok {
+		buffer = new([copyBufferBytes]byte)
+	}
 	defer r.buffers.Put(buffer)
 	for {
 		n, readErr := req.Body.Read(buffer[:])
