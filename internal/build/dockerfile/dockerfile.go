@@ -1,8 +1,8 @@
 // Package dockerfile reads Dockerfiles and ignore files: text in, instructions with positions out.
 //
 // The language is BuildKit's, read by BuildKit's own parser, so that a file means here what it means there. What the
-// parser knows and slipway cannot do yet is refused with its place (see notYet), never skipped: a build that silently
-// drops a flag is worse than one that stops.
+// parser knows and a builder cannot do is a Feature, to be refused with its place (see Unsupported), never skipped: a
+// build that silently drops a flag is worse than one that stops.
 //
 //	f, err := dockerfile.Parse("Dockerfile", data)   // every error with file:line:column
 //	args, stages := f.Instructions()                 // fresh copies: expanding them harms nobody
@@ -116,8 +116,6 @@ func (f *File) validate() error {
 		case !seenFrom && !isFrom && !isArg:
 			wrong = append(wrong, f.place(fmt.Errorf("%s before the first FROM: there is no stage to add it to", n.Value), n.Location()))
 			isFrom = true // one complaint is enough
-		default:
-			wrong = append(wrong, f.refuse(n)...)
 		}
 		seenFrom = seenFrom || isFrom
 	}
@@ -141,8 +139,8 @@ func (f *File) Instructions() (args []instructions.ArgCommand, stages []instruct
 }
 
 // Trigger parses one ONBUILD expression of a base image as if it stood at a place of f, that of the FROM that brought
-// it. The same flags are refused as in the file itself.
-func (f *File) Trigger(expression string, at []parser.Range) (instructions.Command, error) {
+// it. The same flags are refused as Unsupported refuses in the file itself.
+func (f *File) Trigger(expression string, at []parser.Range, supports []Feature) (instructions.Command, error) {
 	result, err := parser.Parse(strings.NewReader(expression))
 	if err != nil {
 		return nil, f.Place(bare(err), at)
@@ -158,7 +156,7 @@ func (f *File) Trigger(expression string, at []parser.Range) (instructions.Comma
 	if err != nil {
 		return nil, f.Place(bare(explain(err, n)), at)
 	}
-	if wrong := f.refuse(n); len(wrong) > 0 {
+	if wrong := f.refuse(n, supports); len(wrong) > 0 {
 		return nil, wrong
 	}
 	return cmd, nil

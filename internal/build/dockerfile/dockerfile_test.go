@@ -48,27 +48,6 @@ func TestParseErrors(t *testing.T) {
 			"Dockerfile:3:1: COPY requires at least two arguments, but only one was provided. Destination could not be determined",
 			"Dockerfile:4:1: USER requires exactly one argument",
 		}},
-		{"not yet", strings.Join([]string{
-			"FROM x",
-			"RUN --network=none --mount=type=cache,target=/x y",
-			"RUN --security=insecure y",
-			"run --device=d y",
-			"COPY --link --parents a b",
-			"COPY --exclude=*.o a b",
-			"COPY --link=false a b",
-			"ADD --checksum=sha256:1 \\",
-			"  --keep-git-dir=true --unpack a b",
-		}, "\n"), []string{
-			"Dockerfile:2:20: RUN --mount is not supported yet",
-			"Dockerfile:3:5: RUN --security is not supported yet",
-			"Dockerfile:4:5: RUN --device is not supported yet",
-			"Dockerfile:5:6: COPY --link is not supported yet",
-			"Dockerfile:5:13: COPY --parents is not supported yet",
-			"Dockerfile:6:6: COPY --exclude is not supported yet",
-			"Dockerfile:8:5: ADD --checksum is not supported yet",
-			"Dockerfile:9:3: ADD --keep-git-dir is not supported yet",
-			"Dockerfile:9:23: ADD --unpack is not supported yet",
-		}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -84,6 +63,49 @@ func TestParseErrors(t *testing.T) {
 				t.Errorf("Parse error mismatch (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+func TestUnsupported(t *testing.T) {
+	t.Parallel()
+	f, err := dockerfile.Parse("Dockerfile", []byte(strings.Join([]string{
+		"FROM x",
+		"RUN --network=none --mount=type=cache,target=/x y",
+		"RUN --security=insecure y",
+		"RUN --security=sandbox y",
+		"run --device=d y",
+		"COPY --link --parents a b",
+		"COPY --exclude=*.o a b",
+		"COPY --link=false a b",
+		"ADD --checksum=sha256:1 \\",
+		"  --keep-git-dir=true --unpack a b",
+	}, "\n")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = f.Unsupported([]dockerfile.Feature{dockerfile.Device})
+	if !errors.Is(err, errs.Invalid) || errs.HintOf(err) == "" {
+		t.Fatalf("Unsupported = %v, want an errs.Invalid with a hint", err)
+	}
+	want := []string{
+		"Dockerfile:2:20: RUN --mount is not supported yet",
+		"Dockerfile:3:5: RUN --security is not supported yet",
+		"Dockerfile:6:6: COPY --link is not supported yet",
+		"Dockerfile:6:13: COPY --parents is not supported yet",
+		"Dockerfile:7:6: COPY --exclude is not supported yet",
+		"Dockerfile:9:5: ADD --checksum is not supported yet",
+		"Dockerfile:10:3: ADD --keep-git-dir is not supported yet",
+		"Dockerfile:10:23: ADD --unpack is not supported yet",
+	}
+	if diff := cmp.Diff(want, strings.Split(err.Error(), "\n")); diff != "" {
+		t.Errorf("Unsupported mismatch (-want +got):\n%s", diff)
+	}
+	all := []dockerfile.Feature{
+		dockerfile.Mount, dockerfile.Security, dockerfile.Device, dockerfile.Link, dockerfile.Exclude, dockerfile.Parents,
+		dockerfile.Unpack, dockerfile.Checksum, dockerfile.KeepGitDir,
+	}
+	if err := f.Unsupported(all); err != nil {
+		t.Errorf("Unsupported by a builder that supports all: %v", err)
 	}
 }
 
@@ -166,7 +188,7 @@ func TestTrigger(t *testing.T) {
 		{"WRKDIR x", "Dockerfile:2:1: unknown instruction: WRKDIR (did you mean WORKDIR?)"},
 	}
 	for _, tt := range tests {
-		c, err := f.Trigger(tt.expression, at)
+		c, err := f.Trigger(tt.expression, at, nil)
 		got := ""
 		if err != nil {
 			got = err.Error()

@@ -4,9 +4,9 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
@@ -24,6 +24,7 @@ type conformCase struct {
 	File, Context string
 	Target        string
 	Args          map[string]string
+	Needs         []dockerfile.Feature
 	want          struct {
 		Error   bool
 		Config  map[string]any
@@ -75,7 +76,7 @@ func (c *conformCase) test(t *testing.T) {
 	if c.want.Error {
 		return
 	}
-	if diff := cmp.Diff(c.want.Config, comparable(t, g.Target.Config)); diff != "" {
+	if diff := cmp.Diff(c.want.Config, compared(t, g.Target.Config)); diff != "" {
 		t.Errorf("config mismatch (-BuildKit +slipway):\n%s", diff)
 	}
 	if diff := cmp.Diff(c.want.History, history(g.Target), cmpopts.EquateEmpty()); diff != "" {
@@ -114,7 +115,7 @@ func (c *conformCase) plan() (*plan.Graph, error) {
 		}
 	}
 	var missing error
-	g, err := build(c.File, data, plan.Options{Target: c.Target, Args: c.Args}, func(n plan.Need) plan.Image {
+	g, err := build(c.File, data, plan.Options{Target: c.Target, Args: c.Args, Supports: c.Needs}, func(n plan.Need) plan.Image {
 		image := plan.Image{Ref: n.Ref, Digest: "sha256:0123"}
 		switch n.Ref {
 		case "docker.io/library/busybox:latest", "docker.io/library/alpine:latest", "docker.io/library/debian:bookworm":
@@ -129,8 +130,8 @@ func (c *conformCase) plan() (*plan.Graph, error) {
 	return g, errors.Join(err, missing)
 }
 
-// comparable is a config in want.json's form: only what is set, and only what a container is started with.
-func comparable(t *testing.T, image oci.Image) map[string]any {
+// compared is a config in want.json's form: only what is set, and only what a container is started with.
+func compared(t *testing.T, image oci.Image) map[string]any {
 	t.Helper()
 	data, err := json.Marshal(image.Config)
 	if err != nil {
@@ -144,16 +145,7 @@ func comparable(t *testing.T, image oci.Image) map[string]any {
 	if image.Author != "" {
 		all["Author"] = image.Author
 	}
-	keys := slices.Collect(func(yield func(string) bool) {
-		for k := range all {
-			yield(k)
-		}
-	})
-	for _, k := range keys {
-		if empty(all[k]) {
-			delete(all, k)
-		}
-	}
+	maps.DeleteFunc(all, func(_ string, v any) bool { return empty(v) })
 	return all
 }
 

@@ -17,25 +17,28 @@ import (
 
 // transfer is what COPY and ADD have in common.
 type transfer struct {
-	name   string // "COPY" or "ADD"
-	code   string
-	paths  instructions.SourcesAndDest
-	from   Source
-	chown  string
-	chmod  string
-	unpack bool
+	name    string // "COPY" or "ADD"
+	code    string
+	paths   instructions.SourcesAndDest
+	from    Source
+	chown   string
+	chmod   string
+	exclude []string
+	unpack  bool
+	parents bool
+	link    bool
 }
 
 func (s *stage) copyFrom(c command, cmd *instructions.CopyCommand, lint *linter.Linter) error {
 	t := transfer{
 		name: "COPY", code: cmd.String(), paths: cmd.SourcesAndDest, from: Source{Kind: FromContext},
-		chown: cmd.Chown, chmod: cmd.Chmod,
+		chown: cmd.Chown, chmod: cmd.Chmod, exclude: cmd.ExcludePatterns, parents: cmd.Parents, link: cmd.Link,
 	}
-	if c.from != nil {
-		if c.from.kind == FromStage && c.from.stage.out == nil {
+	if len(c.from) > 0 {
+		if !c.from[0].planned() {
 			return fmt.Errorf("cannot copy from stage %q, it needs to be defined before current stage %q", cmd.From, s.name)
 		}
-		t.from = c.from.resolved()
+		t.from = c.from[0].resolved()
 	}
 	return s.transfer(c, t, lint)
 }
@@ -43,22 +46,19 @@ func (s *stage) copyFrom(c command, cmd *instructions.CopyCommand, lint *linter.
 func (s *stage) add(c command, cmd *instructions.AddCommand, lint *linter.Linter) error {
 	return s.transfer(c, transfer{
 		name: "ADD", code: cmd.String(), paths: cmd.SourcesAndDest, from: Source{Kind: FromContext},
-		chown: cmd.Chown, chmod: cmd.Chmod, unpack: true,
+		chown: cmd.Chown, chmod: cmd.Chmod, exclude: cmd.ExcludePatterns, link: cmd.Link,
+		unpack: cmd.Unpack == nil || *cmd.Unpack,
 	}, lint)
 }
 
 func (s *stage) transfer(c command, t transfer, lint *linter.Linter) error {
-	if err := checkChmod(t.chmod); err != nil {
+	if err := t.check(); err != nil {
 		return err
 	}
-	history := t.name
-	if t.chown != "" {
-		history += " --chown=" + t.chown
+	op := &Copy{
+		From: t.from, Chown: t.chown, Chmod: t.chmod, Exclude: t.exclude, Extract: t.unpack,
+		Link: t.link && t.chmod == "", // as BuildKit, which cannot do both at once
 	}
-	if t.chmod != "" {
-		history += " --chmod=" + t.chmod
-	}
-	op := &Copy{From: t.from, Chown: t.chown, Chmod: t.chmod, Extract: t.unpack}
 	op.Dest, op.DestIsDir = s.destination(t.paths.DestPath)
 	for _, src := range t.paths.SourcePaths {
 		if err := refuseRemote(t.name, src); err != nil {
@@ -67,18 +67,83 @@ func (s *stage) transfer(c command, t transfer, lint *linter.Linter) error {
 		if t.from.Kind == FromContext {
 			s.lintIgnored(c, t.name, src, lint)
 		}
-		history += " " + src
-		op.Sources = append(op.Sources, path.Join("/", src))
+		if t.parents {
+			op.Parents = append(op.Parents, parentSource(src))
+		} else {
+			op.Sources = append(op.Sources, path.Join("/", src))
+		}
 	}
 	for _, f := range t.paths.SourceContents {
 		if strings.Contains(f.Path, "/") {
 			return fmt.Errorf("heredoc %q: its name becomes a file's, which cannot contain a slash", f.Path)
 		}
-		history += " <<" + f.Path
 		op.Inline = append(op.Inline, InlineFile{Name: f.Path, Data: f.Data, Mode: 0o644})
 	}
-	s.step(c, op, s.sourceText(t.code, s.lex), history+" "+t.paths.DestPath)
+	s.step(c, op, s.sourceText(t.code, s.lex), t.history())
 	return nil
+}
+
+func (t *transfer) check() error {
+	if err := checkChmod(t.chmod); err != nil {
+		return err
+	}
+	if t.link && !numeric(t.chown) {
+		return fmt.Errorf("--chown=%s: user and group names can't be resolved when used with --link, use numeric uid[:gid] instead", t.chown)
+	}
+	return nil
+}
+
+// numeric says whether an owner needs no /etc/passwd: numbers, or root.
+func numeric(chown string) bool {
+	for id := range strings.SplitSeq(chown, ":") {
+		if _, err := strconv.ParseInt(id, 10, 32); err != nil && id != "" && id != "root" {
+			return false
+		}
+	}
+	return true
+}
+
+// history is what BuildKit writes about a COPY or ADD: not all flags.
+func (t *transfer) history() string {
+	words := []string{t.name}
+	if t.parents {
+		words = append(words, "--parents")
+	}
+	if t.chown != "" {
+		words = append(words, "--chown="+t.chown)
+	}
+	if t.chmod != "" {
+		words = append(words, "--chmod="+t.chmod)
+	}
+	words = append(words, t.paths.SourcePaths...)
+	for _, f := range t.paths.SourceContents {
+		words = append(words, "<<"+f.Path)
+	}
+	return strings.Join(append(words, t.paths.DestPath), " ")
+}
+
+// parentSource splits a source of COPY --parents at its pivot, "/./", before which folders are not kept.
+func parentSource(src string) Parent {
+	dir, pattern, pivot := strings.Cut(src, "/./")
+	if !pivot {
+		dir, pattern = "/", src
+	}
+	p := Parent{Dir: path.Join("/", dir), Pattern: strings.TrimPrefix(path.Join("/", pattern), "/")}
+	p.Required = !hasWildcards(p.Dir) && !hasWildcards(p.Pattern)
+	return p
+}
+
+// hasWildcards says whether a pattern has an unescaped *, ? or [.
+func hasWildcards(s string) bool {
+	for i := 0; i < len(s); i++ {
+		switch s[i] {
+		case '*', '?', '[':
+			return true
+		case '\\':
+			i++
+		}
+	}
+	return false
 }
 
 // failAt places an error at a word of an instruction.

@@ -10,6 +10,7 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/shell"
 
 	"slipway/internal/build/dockerfile"
+	"slipway/internal/oci"
 	"slipway/internal/oci/ref"
 )
 
@@ -112,7 +113,7 @@ func (s *stage) lintBasePlatform() {
 	want, got := s.platform, normalizePlatform(s.base.image.Config.Platform)
 	if want.OS != got.OS || want.Architecture != got.Architecture {
 		s.lint.Run(&linter.RuleInvalidBaseImagePlatform, s.inst.Location,
-			linter.RuleInvalidBaseImagePlatform.Format(s.base.need.Ref, formatPlatform(want), formatPlatform(got)))
+			linter.RuleInvalidBaseImagePlatform.Format(s.base.need.Ref, oci.FormatPlatform(want), oci.FormatPlatform(got)))
 	}
 }
 

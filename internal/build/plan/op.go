@@ -88,27 +88,73 @@ type Run struct {
 	Dir       string // absolute, clean; made if it does not exist
 	User      string // "", or as USER wrote it: names and numbers, user[:group]
 	Network   string // NetworkDefault, NetworkNone or NetworkHost
+	Mounts    []Mount
 	// Files are scripts of heredocs that begin with #!; Name is an absolute path in a folder mounted read-only.
 	Files []InlineFile
+}
+
+// Kinds of Mount.
+const (
+	MountBind   = "bind"   // files of a Source
+	MountCache  = "cache"  // a folder that outlives the build
+	MountTmpfs  = "tmpfs"  // an empty folder in memory
+	MountSecret = "secret" // a file or a variable that no layer, key or log shows
+	MountSSH    = "ssh"    // the socket of an SSH agent
+)
+
+// Mount is something that a RUN sees and no layer holds.
+type Mount struct {
+	Type   string
+	Target string // absolute, clean; "" for a secret that is only a variable
+	// From is where a bind's files and a new cache's come from: FromScratch when nothing does.
+	From Source
+	Path string // in From, absolute, clean
+	// ReadOnly forbids writing. What is written to a bind that is not read-only is lost.
+	ReadOnly bool
+	ID       string // of a cache, a secret or an SSH agent
+	Sharing  string // of a cache: "shared", "private" or "locked"
+	Size     int64  // of a tmpfs, in bytes; 0: no limit
+	Env      string // the variable that holds a secret; "": none
+	Required bool   // a secret or an SSH agent that is not there fails the RUN
+	// Mode, UID and GID are those of a cache's folder, a secret's file or a socket.
+	Mode     fs.FileMode
+	UID, GID int
 }
 
 // Copy copies files into the stage's.
 type Copy struct {
 	From Source
-	// Sources are absolute clean paths in From, with Go's wildcards and **. A wildcard that matches nothing copies
-	// nothing; a plain path must exist. A folder's content is copied, not the folder. Symbolic links on the way are
-	// followed inside From.
+	// Sources are absolute clean paths in From, with the wildcards of path.Match ("**" is not special). A wildcard that
+	// matches nothing copies nothing; a plain path must exist. A folder's content is copied, not the folder. Symbolic
+	// links on the way are followed inside From.
 	Sources []string
+	// Parents take the place of Sources under --parents.
+	Parents []Parent
+	// Exclude are patterns, as in an ignore file, of what is left out below each source (--exclude).
+	Exclude []string
 	// Inline are files to copy after the Sources; Name has no slash.
 	Inline []InlineFile
 	// Dest is absolute and clean. Missing parents are made, 0755 and owned as Chown says.
 	Dest string
-	// DestIsDir says that Dest was written with a slash, or a dot, at its end: it is a folder, made if missing.
+	// DestIsDir says that Dest was written with a slash, or a dot, at its end: it is a folder, made if missing. Else it
+	// is a folder only if there is one; several sources then overwrite each other.
 	DestIsDir bool
 	Chown     string // "", or user[:group], names or numbers; names are those of the stage's /etc/passwd and group
 	Chmod     string // "", octal, or symbolic as chmod(1)
 	// Extract unpacks sources that are tar archives, compressed or not (ADD).
 	Extract bool
+	// Link makes the layer independent of the files below (--link): Dest is made of folders of its own, links below are
+	// not followed, and the layer stays the same on another base. Chown has no names then.
+	Link bool
+}
+
+// Parent is a source whose folders below Dir are kept (COPY --parents).
+type Parent struct {
+	Dir string // absolute, clean; with the wildcards of path.Match
+	// Pattern is what is copied below Dir, as an ignore file's patterns match: "**" is any number of folders.
+	Pattern string
+	// Required says that there are no wildcards: Dir/Pattern must exist.
+	Required bool
 }
 
 // Mkdir makes a folder and its missing parents, 0755, unless it exists (WORKDIR).

@@ -41,6 +41,9 @@ type Options struct {
 	Platform oci.Platform
 	// Network is for every RUN that asks for none itself: NetworkDefault, NetworkNone or NetworkHost.
 	Network string
+	// Supports are the features beyond the classic language that whoever builds the plan can do. A file that asks for
+	// another is refused. Default: none.
+	Supports []dockerfile.Feature
 	// Ignore is the context's ignore file, only to warn about a COPY of what it hides. Default: no such warning.
 	Ignore *dockerfile.Ignore
 }

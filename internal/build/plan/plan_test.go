@@ -26,6 +26,7 @@ type golden struct {
 	Platform *oci.Platform
 	Network  string
 	Ignore   []string
+	Supports []dockerfile.Feature
 	// Images are configs by reference; every other reference has a plain one.
 	Images map[string]oci.Image
 }
@@ -91,14 +92,14 @@ func testGolden(t *testing.T, dir string) {
 			t.Fatal(err)
 		}
 	}
-	opts := plan.Options{Target: c.Target, Args: c.Args, Labels: c.Labels, Network: c.Network}
+	opts := plan.Options{Target: c.Target, Args: c.Args, Labels: c.Labels, Network: c.Network, Supports: c.Supports}
 	if c.Platform != nil {
 		opts.Platform = *c.Platform
 	}
 	if opts.Ignore, err = dockerfile.NewIgnore(c.Ignore); err != nil {
 		t.Fatal(err)
 	}
-	got := ""
+	var got string
 	if g, err := build("Dockerfile", data, opts, resolver(c.Images)); err != nil {
 		if !errors.Is(err, errs.Invalid) {
 			t.Errorf("error %v is not an errs.Invalid", err)
@@ -140,7 +141,10 @@ func FuzzNew(f *testing.F) {
 		child := images["docker.io/library/child:latest"]
 		child.Config.OnBuild = []string{value}
 		images["docker.io/library/child:latest"] = child
-		opts := plan.Options{Args: map[string]string{name: value}}
+		opts := plan.Options{
+			Args:     map[string]string{name: value},
+			Supports: []dockerfile.Feature{dockerfile.Mount, dockerfile.Link, dockerfile.Exclude, dockerfile.Parents, dockerfile.Unpack},
+		}
 		first, err := build("Dockerfile", data, opts, resolver(images))
 		if err != nil {
 			if !errors.Is(err, errs.Invalid) {

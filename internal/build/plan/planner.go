@@ -46,12 +46,24 @@ type source struct {
 	image    *Image // of need, once resolved
 }
 
-// command is an instruction with the source that its --from names.
+// command is an instruction with the sources that it names: that of a COPY's --from, or those of a RUN's mounts, one
+// each, nil where there is none.
 type command struct {
 	instructions.Command
-	from *source
+	from []*source
 	// onBuild names the base that the instruction is a trigger of, "" if it stands in the Dockerfile.
 	onBuild string
+}
+
+// stages are those among the sources.
+func (c *command) stages() []*stage {
+	var list []*stage
+	for _, from := range c.from {
+		if from != nil && from.stage != nil {
+			list = append(list, from.stage)
+		}
+	}
+	return list
 }
 
 func newPlanner(file *dockerfile.File, opts Options) (*planner, error) {
@@ -65,7 +77,10 @@ func newPlanner(file *dockerfile.File, opts Options) (*planner, error) {
 	}
 	p.platform = normalizePlatform(p.platform)
 	if p.platform.OS != "linux" {
-		return nil, errs.Mark(fmt.Errorf("platform %s: %w", formatPlatform(p.platform), errNotLinux), errs.Invalid)
+		return nil, errs.Mark(fmt.Errorf("platform %s: %w", oci.FormatPlatform(p.platform), errNotLinux), errs.Invalid)
+	}
+	if err := file.Unsupported(opts.Supports); err != nil {
+		return nil, err
 	}
 	args, stages, err := file.Instructions()
 	if err != nil {
@@ -112,12 +127,12 @@ func (p *planner) platformArgs(last string) *env {
 	}
 	e := newEnv()
 	for _, kv := range [...][2]string{
-		{"BUILDPLATFORM", formatPlatform(build)},
+		{"BUILDPLATFORM", oci.FormatPlatform(build)},
 		{"BUILDOS", build.OS},
 		{"BUILDOSVERSION", build.OSVersion},
 		{"BUILDARCH", build.Architecture},
 		{"BUILDVARIANT", build.Variant},
-		{"TARGETPLATFORM", formatPlatform(target)},
+		{"TARGETPLATFORM", oci.FormatPlatform(target)},
 		{"TARGETOS", target.OS},
 		{"TARGETOSVERSION", target.OSVersion},
 		{"TARGETARCH", target.Architecture},
@@ -224,7 +239,7 @@ func (p *planner) source(name string, s *stage, platform oci.Platform) (source, 
 	if err != nil {
 		return source{}, err
 	}
-	need := Need{Ref: r.String(), Platform: formatPlatform(platform)}
+	need := Need{Ref: r.String(), Platform: oci.FormatPlatform(platform)}
 	return source{kind: FromImage, need: need, platform: platform}, nil
 }
 
@@ -255,14 +270,13 @@ func (p *planner) refuseCycles() error {
 		done[s] = false
 		for i := range s.commands {
 			c := &s.commands[i]
-			if c.from == nil || c.from.stage == nil {
-				continue
-			}
-			if finished, seen := done[c.from.stage]; seen && !finished {
-				return s, c
-			} else if !seen {
-				if bad, cmd := visit(c.from.stage); bad != nil {
-					return bad, cmd
+			for _, dep := range c.stages() {
+				if finished, seen := done[dep]; seen && !finished {
+					return s, c
+				} else if !seen {
+					if bad, cmd := visit(dep); bad != nil {
+						return bad, cmd
+					}
 				}
 			}
 		}
@@ -291,8 +305,8 @@ func (p *planner) reachable() []*stage {
 		needed[s] = true
 		visit(s.base.stage)
 		for _, c := range s.commands {
-			if c.from != nil {
-				visit(c.from.stage)
+			for _, dep := range c.stages() {
+				visit(dep)
 			}
 		}
 	}
@@ -305,8 +319,10 @@ func sources(stages []*stage, yield func(*source)) {
 	for _, s := range stages {
 		yield(&s.base)
 		for _, c := range s.commands {
-			if c.from != nil {
-				yield(c.from)
+			for _, from := range c.from {
+				if from != nil {
+					yield(from)
+				}
 			}
 		}
 	}

@@ -103,15 +103,6 @@ func normalizePlatform(p oci.Platform) oci.Platform {
 	return p
 }
 
-// formatPlatform is os/arch[/variant].
-func formatPlatform(p oci.Platform) string {
-	s := p.OS + "/" + p.Architecture
-	if p.Variant != "" {
-		s += "/" + p.Variant
-	}
-	return s
-}
-
 var errNotLinux = errors.New("slipway builds linux images only")
 
 // signalKnown says whether STOPSIGNAL accepts a name or number.

@@ -26,15 +26,32 @@ func (s *stage) run(c command, cmd *instructions.RunCommand) error {
 	if len(args) == 0 {
 		return errors.New("RUN needs a command: the array is empty")
 	}
-	op := &Run{
-		Args: args, Env: s.env.pairs(), HiddenEnv: proxyEnv(s.opts.Args), Dir: path.Clean(s.dir),
-		User: s.image.Config.User, Network: s.network(cmd), Files: files,
+	mounts, err := s.mounts(c, cmd)
+	if err != nil {
+		return err
 	}
-	// The text is shown with the quotes and escapes that the shell will see.
+	op := &Run{
+		Args: args, Env: s.runEnv(mounts).pairs(), HiddenEnv: proxyEnv(s.opts.Args), Dir: path.Clean(s.dir),
+		User: s.image.Config.User, Network: s.network(cmd), Mounts: mounts, Files: files,
+	}
+	s.step(c, op, s.runText(cmd.String()+summary, mounts), "RUN "+s.runHistory(args))
+	return nil
+}
+
+// runText shows a RUN with the quotes and escapes that the shell will see, and no secret that is a variable.
+func (s *stage) runText(code string, mounts []Mount) string {
 	lex := shell.NewLex(s.file.Escape)
 	lex.RawQuotes, lex.RawEscapes, lex.SkipUnsetEnv = true, true, true
-	s.step(c, op, s.sourceText(cmd.String()+summary, lex), "RUN "+s.runHistory(args))
-	return nil
+	shown := *s
+	for _, m := range mounts {
+		if m.Env != "" {
+			if shown.env == s.env {
+				shown.env = s.env.clone()
+			}
+			shown.env.set(m.Env, "****")
+		}
+	}
+	return shown.sourceText(code, lex)
 }
 
 // network is the RUN's own, else the build's.

@@ -61,22 +61,48 @@ func (s *stage) link() error {
 }
 
 func (s *stage) linkCommand(c instructions.Command) (command, error) {
-	cp, ok := c.(*instructions.CopyCommand)
-	if !ok || cp.From == "" {
+	switch cmd := c.(type) {
+	case *instructions.CopyCommand:
+		return s.linkCopy(cmd)
+	case *instructions.RunCommand:
+		return s.linkMounts(cmd)
+	}
+	return command{Command: c}, nil
+}
+
+func (s *stage) linkCopy(c *instructions.CopyCommand) (command, error) {
+	if c.From == "" {
 		return command{Command: c}, nil
 	}
-	word, _, err := s.lex.ProcessWord(cp.From, newEnv())
+	word, _, err := s.lex.ProcessWord(c.From, newEnv())
 	switch {
 	case err != nil:
 		return command{}, err
-	case word != cp.From:
+	case word != c.From:
 		return command{}, errFromVariable
 	}
-	from, err := s.named(cp.From)
+	from, err := s.named(c.From)
 	if err != nil {
 		return command{}, err
 	}
-	return command{Command: c, from: &from}, nil
+	return command{Command: c, from: []*source{&from}}, nil
+}
+
+// linkMounts finds what the mounts' from= name. Unlike COPY's --from, they know no stage by its number.
+func (s *stage) linkMounts(c *instructions.RunCommand) (command, error) {
+	linked := command{Command: c}
+	for _, m := range instructions.GetMounts(c) {
+		if m.From == "" {
+			linked.from = append(linked.from, nil)
+			continue
+		}
+		from, err := s.source(m.From, s.byName[strings.ToLower(m.From)], s.planner.platform)
+		if err != nil {
+			return command{}, err
+		}
+		linked.from = append(linked.from, &from)
+	}
+	return linked, nil
 }
 
 // named finds the stage or image that a --from means: a number is a stage's index, a name is a stage's if there is one.
@@ -101,7 +127,7 @@ func (s *stage) addTriggers() (bool, error) {
 	commands := make([]command, 0, len(triggers)+len(s.commands))
 	more := false
 	for _, expression := range triggers {
-		c, err := s.file.Trigger(expression, s.inst.Location)
+		c, err := s.file.Trigger(expression, s.inst.Location, s.opts.Supports)
 		if err != nil {
 			return false, onBuildError(err, name)
 		}
@@ -110,7 +136,7 @@ func (s *stage) addTriggers() (bool, error) {
 			return false, onBuildError(s.fail(s.inst.Location, err), name)
 		}
 		linked.onBuild = name
-		more = more || linked.from != nil
+		more = more || len(linked.from) > 0
 		commands = append(commands, linked)
 	}
 	s.commands = append(commands, s.commands...)
@@ -226,6 +252,9 @@ func (s *stage) nextNumber() string {
 	s.count++
 	return strconv.Itoa(s.count) + "/" + strconv.Itoa(s.total)
 }
+
+// planned says whether the source can be used: a stage that comes later in the file cannot.
+func (s *source) planned() bool { return s.kind != FromStage || s.stage.out != nil }
 
 // resolved is the source as operations state it. A stage must have been planned.
 func (s *source) resolved() Source {

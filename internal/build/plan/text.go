@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+
+	"slipway/internal/oci"
 )
 
 // String writes the whole graph down, for tests and for people who want to know what a Dockerfile came to.
@@ -19,7 +21,7 @@ func (g *Graph) String() string {
 }
 
 func (s *Stage) write(b *strings.Builder, target bool) {
-	fmt.Fprintf(b, "stage %d %q %s", s.Index, s.Name, formatPlatform(s.Platform))
+	fmt.Fprintf(b, "stage %d %q %s", s.Index, s.Name, oci.FormatPlatform(s.Platform))
 	if target {
 		b.WriteString(" target")
 	}
@@ -37,7 +39,7 @@ func (s *Stage) write(b *strings.Builder, target bool) {
 	if err != nil {
 		config = []byte(err.Error())
 	}
-	fmt.Fprintf(b, "  config %s author=%q %s\n", formatPlatform(s.Config.Platform), s.Config.Author, config)
+	fmt.Fprintf(b, "  config %s author=%q %s\n", oci.FormatPlatform(s.Config.Platform), s.Config.Author, config)
 }
 
 func numbered(n string) string {
@@ -76,23 +78,36 @@ func describe(op Op) string {
 		field("dir", op.Dir)
 		field("user", op.User)
 		field("network", op.Network)
+		for _, m := range op.Mounts {
+			field("mount", m.describe())
+		}
 		files("file", op.Files)
 	case *Copy:
 		b.WriteString("copy")
 		field("from", op.From.String())
 		list("sources", op.Sources)
+		for _, p := range op.Parents {
+			field("parents", fmt.Sprintf("%+v", p))
+		}
+		list("exclude", op.Exclude)
 		files("inline", op.Inline)
 		field("dest", op.Dest)
 		field("dir", flag(op.DestIsDir))
 		field("chown", op.Chown)
 		field("chmod", op.Chmod)
 		field("extract", flag(op.Extract))
+		field("link", flag(op.Link))
 	case *Mkdir:
 		b.WriteString("mkdir")
 		field("path", op.Path)
 		field("owner", op.Owner)
 	}
 	return b.String()
+}
+
+func (m Mount) describe() string {
+	return fmt.Sprintf("{%s %s from=%s%s ro=%t id=%s sharing=%s size=%d env=%s required=%t %04o %d:%d}",
+		m.Type, m.Target, m.From, m.Path, m.ReadOnly, m.ID, m.Sharing, m.Size, m.Env, m.Required, m.Mode, m.UID, m.GID)
 }
 
 func flag(set bool) string {
@@ -108,7 +123,7 @@ func (s Source) String() string {
 	case FromStage:
 		return fmt.Sprintf("stage %d", s.Stage.Index)
 	case FromImage:
-		return s.Image.Ref + " " + formatPlatform(s.Platform)
+		return s.Image.Ref + " " + oci.FormatPlatform(s.Platform)
 	}
 	return string(s.Kind)
 }
