@@ -20,8 +20,8 @@ type Source struct {
 	Descriptor func(ctx context.Context) (oci.Descriptor, error)
 	// Known says whether Descriptor returns at once. Default: it does.
 	Known func() bool
-	// Open reads the blob from an offset to its end, and blocks for more while the blob grows. It is called again after
-	// a connection broke, and perhaps several times at once.
+	// Open reads the blob from an offset to its end, and blocks for more while the blob grows; then Close must end a
+	// Read that waits. It is called again after a connection broke, while the reader before may not be closed yet.
 	Open func(offset int64) (io.ReadCloser, error)
 	// MountFrom are references whose repositories may have the blob; those in the same registry are asked to share it
 	// before a byte is sent. Default: none.

@@ -80,13 +80,25 @@ func (f *files) write(name string, data []byte) error {
 func (f *files) rename(from, to string) error {
 	err := f.root.Rename(from, to)
 	if missing(err) {
-		if err := f.root.MkdirAll(path.Dir(to), 0o755); err != nil {
+		if err := f.mkdir(path.Dir(to)); err != nil {
 			return err
 		}
 		err = f.root.Rename(from, to)
 	}
 	if err == nil && f.sync {
 		err = f.syncDir(path.Dir(to))
+	}
+	return err
+}
+
+// mkdir makes a folder with its parents.
+func (f *files) mkdir(name string) error {
+	err := f.root.MkdirAll(name, 0o755)
+	for dir := path.Dir(name); err == nil && f.sync; dir = path.Dir(dir) {
+		err = f.syncDir(dir)
+		if dir == "." {
+			break
+		}
 	}
 	return err
 }
@@ -104,7 +116,7 @@ func (f *files) create(name string) (*os.File, error) {
 	const flags = os.O_CREATE | os.O_EXCL | os.O_RDWR
 	file, err := f.root.OpenFile(name, flags, 0o644)
 	if missing(err) {
-		if err := f.root.MkdirAll(path.Dir(name), 0o755); err != nil {
+		if err := f.mkdir(path.Dir(name)); err != nil {
 			return nil, err
 		}
 		file, err = f.root.OpenFile(name, flags, 0o644)
