@@ -24,7 +24,7 @@ import (
 const hostname = "slipway"
 
 // runProcess runs a RUN and leaves what it changed as a layer, which is packed while the build goes on.
-func (b *builder) runProcess(ctx context.Context, ev *step, op *plan.Run, key oci.Digest, st *stack) (*rung, error) {
+func (b *builder) runProcess(ctx context.Context, ev *step, op *plan.Run, why purpose, st *stack) (*rung, error) {
 	dirs, err := b.folders(ctx, st)
 	if err != nil {
 		return nil, err
@@ -55,7 +55,7 @@ func (b *builder) runProcess(ctx context.Context, ev *step, op *plan.Run, key oc
 	if result.ExitCode != 0 {
 		return nil, &build.StepError{Code: result.ExitCode, Tail: end.lines}
 	}
-	return b.packDraft(ctx, draft, key, st)
+	return b.keepDraft(ctx, draft, why, st)
 }
 
 // spec is the sandbox of a RUN.
@@ -119,7 +119,7 @@ func folderLayers(dirs []string) []snapshot.Layer {
 }
 
 // makeDir does a WORKDIR: nothing when the folder is there.
-func (b *builder) makeDir(ctx context.Context, op *plan.Mkdir, key oci.Digest, st *stack, folder bool) (*rung, error) {
+func (b *builder) makeDir(ctx context.Context, op *plan.Mkdir, why purpose, st *stack) (*rung, error) {
 	v, err := b.view(ctx, st)
 	if err != nil {
 		return nil, err
@@ -138,7 +138,7 @@ func (b *builder) makeDir(ctx context.Context, op *plan.Mkdir, key oci.Digest, s
 	if err := c.MakeDir(p); err != nil {
 		return nil, err
 	}
-	return b.leave(ctx, c, key, "", st, folder)
+	return b.leave(ctx, c, why, st)
 }
 
 // owner resolves the names of a chown by the files of the stage. As in BuildKit, a name that they lack is root.
@@ -192,7 +192,7 @@ func (b *builder) viewFor(ctx context.Context, st *stack, spec string) (*snapsho
 }
 
 // copyFiles does a COPY or ADD.
-func (b *builder) copyFiles(ctx context.Context, ev *step, op *plan.Copy, key, parent oci.Digest, st *stack, folder bool) (*rung, error) {
+func (b *builder) copyFiles(ctx context.Context, op *plan.Copy, why purpose, parent oci.Digest, st *stack) (*rung, error) {
 	src, err := b.source(ctx, op)
 	if err != nil {
 		return nil, err
@@ -202,7 +202,7 @@ func (b *builder) copyFiles(ctx context.Context, ev *step, op *plan.Copy, key, p
 		return nil, err
 	}
 	if hit != nil {
-		return b.reuse(ctx, *hit, key)
+		return b.reuse(ctx, *hit, why.keys[0])
 	}
 	v, err := b.view(ctx, st)
 	if err != nil {
@@ -223,7 +223,10 @@ func (b *builder) copyFiles(ctx context.Context, ev *step, op *plan.Copy, key, p
 	if err := b.addSources(ctx, c, op, src); err != nil {
 		return nil, err
 	}
-	return b.leave(ctx, c, key, alias, st, folder)
+	if alias != "" {
+		why.keys = append(why.keys, alias)
+	}
+	return b.leave(ctx, c, why, st)
 }
 
 func (b *builder) addSources(ctx context.Context, c *tree.Copy, op *plan.Copy, src tree.Tree) error {
@@ -303,10 +306,10 @@ func (b *builder) reuse(ctx context.Context, r build.Record, key oci.Digest) (*r
 	if err := b.Cache.Store(ctx, key, r); err != nil {
 		return nil, err
 	}
-	if r.Layer == nil {
+	if r.Empty() {
 		return nil, nil
 	}
-	return recorded(r), nil
+	return b.recorded(ctx, r, key)
 }
 
 // extract unpacks a source that is an archive. It says no to anything else, which is then copied as it is.

@@ -64,7 +64,7 @@ func (b *builder) assemble(ctx context.Context, st *stack) (*build.Image, error)
 	}
 	im := &build.Image{}
 	for _, r := range st.rungs {
-		p, err := r.packed.wait(ctx)
+		p, err := r.packed(ctx)
 		if err != nil {
 			return nil, err
 		}

@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
 
 	"slipway/internal/build"
 	"slipway/internal/build/tree"
@@ -16,28 +19,36 @@ import (
 
 // leave makes a layer of what a COPY or WORKDIR gathered; nil when that is nothing. Its blob is packed straight from
 // the sources while the build goes on; its folder, if somebody will read one, is written meanwhile.
-func (b *builder) leave(ctx context.Context, c *tree.Copy, key, alias oci.Digest, st *stack, folder bool) (*rung, error) {
+func (b *builder) leave(ctx context.Context, c *tree.Copy, why purpose, st *stack) (*rung, error) {
 	if c.Len() == 0 {
-		return nil, b.remember(ctx, build.Record{Created: b.created()}, st, key, alias)
+		b.remember(build.Record{Created: b.created()}, st, why.keys...)
+		return nil, nil
 	}
-	r := &rung{created: b.created(), packed: newFuture[packed]()}
-	var draft snapshot.Draft
-	if folder {
-		var err error
-		if draft, err = b.begin(ctx); err != nil {
+	r := &rung{created: b.created()}
+	if !why.folder {
+		if err := b.pack(ctx, r, nil, c.Files(), st, why); err != nil {
 			return nil, err
 		}
-		r.folder = draft.ID()
+		r.index = layer.NewIndex(entries(c.Files()))
+		return r, nil
 	}
-	if err := b.pack(ctx, r, draft, c.Files(), st, key, alias); err != nil {
+	draft, err := b.begin(ctx)
+	if err != nil {
 		return nil, err
 	}
-	if folder {
-		if err := layer.Place(ctx, draft.Dir(), c.Files(), layer.PlaceOptions{Epoch: b.req.Epoch}); err != nil {
+	r.folder = draft.ID()
+	if why.blob {
+		if err := b.pack(ctx, r, draft, c.Files(), st, why); err != nil {
 			return nil, err
 		}
 	}
+	if err := layer.Place(ctx, draft.Dir(), c.Files(), layer.PlaceOptions{Epoch: b.req.Epoch}); err != nil {
+		return nil, err
+	}
 	r.index = layer.NewIndex(entries(c.Files()))
+	if !why.blob {
+		return r, b.keep(ctx, r, draft, st, why)
+	}
 	return r, nil
 }
 
@@ -50,8 +61,8 @@ func entries(files iter.Seq2[layer.File, error]) []layer.Entry {
 	return out
 }
 
-// packDraft makes a layer of what a process left in its upper directory; nil when that is nothing.
-func (b *builder) packDraft(ctx context.Context, draft snapshot.Draft, key oci.Digest, st *stack) (*rung, error) {
+// keepDraft makes a layer of what a process left in its upper directory; nil when that is nothing.
+func (b *builder) keepDraft(ctx context.Context, draft snapshot.Draft, why purpose, st *stack) (*rung, error) {
 	empty, err := isEmpty(ctx, draft.Dir())
 	if err != nil {
 		return nil, err
@@ -60,10 +71,14 @@ func (b *builder) packDraft(ctx context.Context, draft snapshot.Draft, key oci.D
 		if err := draft.Discard(); err != nil {
 			return nil, err
 		}
-		return nil, b.remember(ctx, build.Record{Created: b.created()}, st, key, "")
+		b.remember(build.Record{Created: b.created()}, st, why.keys...)
+		return nil, nil
 	}
-	r := &rung{created: b.created(), packed: newFuture[packed](), folder: draft.ID()}
-	return r, b.pack(ctx, r, draft, layer.Upper(ctx, draft.Dir()), st, key, "")
+	r := &rung{created: b.created(), folder: draft.ID()}
+	if why.blob {
+		return r, b.pack(ctx, r, draft, layer.Upper(ctx, draft.Dir()), st, why)
+	}
+	return r, b.keep(ctx, r, draft, st, why)
 }
 
 func isEmpty(ctx context.Context, dir string) (bool, error) {
@@ -78,27 +93,88 @@ func isEmpty(ctx context.Context, dir string) (bool, error) {
 	return true, nil
 }
 
-// pack starts to compress a layer. The rung's future is set when the blob is in the store; the layer is remembered
-// under its keys when it is also known what it stands on.
-func (b *builder) pack(ctx context.Context, r *rung, draft snapshot.Draft, files iter.Seq2[layer.File, error], st *stack, keys ...oci.Digest) error {
+// keep remembers a layer by its folder alone. Should the image turn out to need its blob, that is made then.
+func (b *builder) keep(ctx context.Context, r *rung, draft snapshot.Draft, st *stack, why purpose) error {
+	key := digest.FromString("folder " + string(draft.ID()))
+	if err := draft.Publish(ctx, key); err != nil {
+		return err
+	}
+	rec := build.Record{Folder: key, Created: r.created}
+	b.packLater(r, rec, why.keys[0], st.identity)
+	b.remember(rec, st, why.keys...)
+	return nil
+}
+
+// recorded is a layer that a cache remembers.
+func (b *builder) recorded(ctx context.Context, rec build.Record, key oci.Digest) (*rung, error) {
+	r := &rung{id: resolved(rec.Identity()), created: rec.Created}
+	if rec.Folder != "" {
+		if id, err := b.Snapshots.Lookup(ctx, rec.Folder); err == nil {
+			r.folder = id
+			if err := b.hold(ctx, id); err != nil {
+				return nil, err
+			}
+		} else if rec.Layer == nil {
+			return nil, fmt.Errorf("layer folder %s: %w", rec.Folder, err)
+		}
+	}
+	if rec.Layer == nil {
+		b.packLater(r, rec, key, func(context.Context) (oci.Digest, error) { return rec.Below, nil })
+		return r, nil
+	}
+	r.blob = resolved(packed{desc: *rec.Layer, diffID: rec.DiffID})
+	return r, nil
+}
+
+// packLater arranges for a layer to be packed from its folder when somebody asks for its blob. The record of key then
+// names the blob, too.
+func (b *builder) packLater(r *rung, rec build.Record, key oci.Digest, below func(context.Context) (oci.Digest, error)) {
+	r.id, r.blob = resolved(rec.Folder), newFuture[packed]()
+	r.begin = sync.OnceFunc(func() {
+		b.group.Go(func() error {
+			w, err := b.Blobs.Create(b.group.ctx)
+			if err != nil {
+				r.blob.set(packed{}, err)
+				return err
+			}
+			p, err := b.compress(b.group.ctx, w, layer.Upper(b.group.ctx, b.Snapshots.Dir(r.folder)))
+			err = errors.Join(err, w.Close())
+			r.blob.set(p, err)
+			if err != nil {
+				return err
+			}
+			if rec.Below, err = below(b.group.ctx); err != nil {
+				return err
+			}
+			rec.Layer, rec.DiffID = &p.desc, p.diffID
+			return b.Cache.Store(b.group.ctx, key, rec)
+		})
+	})
+}
+
+// pack starts to compress a layer. The rung's blob is set when it is in the store; the layer is remembered under its
+// keys when it is also known what it stands on.
+func (b *builder) pack(ctx context.Context, r *rung, draft snapshot.Draft, files iter.Seq2[layer.File, error], st *stack, why purpose) error {
 	w, err := b.Blobs.Create(ctx)
 	if err != nil {
 		return err
 	}
-	r.writer = w
+	r.writer, r.blob, r.id = w, newFuture[packed](), newFuture[oci.Digest]()
 	b.group.Go(func() (err error) {
 		defer func() { err = errors.Join(err, w.Close()) }()
-		p, err := b.compress(ctx, w, files)
-		r.packed.set(p, err)
+		p, err := b.compress(b.group.ctx, w, files)
+		r.blob.set(p, err)
+		r.id.set(p.diffID, err)
 		if err != nil {
 			return err
 		}
 		if draft != nil {
-			if err := b.publish(ctx, draft, p.diffID); err != nil {
+			if err := draft.Publish(b.group.ctx, p.diffID); err != nil {
 				return err
 			}
 		}
-		return b.remember(ctx, build.Record{Layer: &p.desc, DiffID: p.diffID, Created: r.created}, st, keys...)
+		b.remember(build.Record{Layer: &p.desc, DiffID: p.diffID, Created: r.created}, st, why.keys...)
+		return nil
 	})
 	return nil
 }
@@ -126,28 +202,19 @@ type blobWriter interface {
 	Commit(ctx context.Context, want oci.Digest) (oci.Descriptor, error)
 }
 
-// publish makes a draft known under its layer, for other builds.
-func (b *builder) publish(ctx context.Context, draft snapshot.Draft, diffID oci.Digest) error {
-	return draft.Publish(ctx, diffID)
-}
-
-// remember stores what an operation left on a state, once that state has a name.
-func (b *builder) remember(ctx context.Context, r build.Record, st *stack, keys ...oci.Digest) error {
+// remember stores what an operation left on a state, once that state has an identity.
+func (b *builder) remember(r build.Record, st *stack, keys ...oci.Digest) {
 	b.group.Go(func() error {
-		below, err := st.chainID(ctx)
+		below, err := st.identity(b.group.ctx)
 		if err != nil {
 			return err
 		}
 		r.Below = below
 		for _, k := range keys {
-			if k == "" {
-				continue
-			}
-			if err := b.Cache.Store(ctx, k, r); err != nil {
+			if err := b.Cache.Store(b.group.ctx, k, r); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
-	return nil
 }

@@ -6,11 +6,9 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strconv"
 	"sync"
 
 	"slipway/internal/build"
-	"slipway/internal/errs"
 	"slipway/internal/oci"
 	"slipway/internal/oci/ref"
 	"slipway/internal/oci/registry"
@@ -35,10 +33,6 @@ func newPusher(b *builder, tags []ref.Ref) *pusher {
 	}
 	return p
 }
-
-// streamFrom is the size from which a layer is sent while it is still being packed. A smaller one is packed sooner
-// than a registry answers, and with its digest known it takes fewer requests.
-const streamFrom = 1 << 20
 
 // layer begins to send a layer to every repository.
 func (p *pusher) layer(r *rung) {
@@ -87,12 +81,12 @@ func (p *pusher) counted(pushed registry.Pushed) {
 func (p *pusher) source(ctx context.Context, r *rung) registry.Source {
 	src := registry.Source{
 		Descriptor: func(ctx context.Context) (oci.Descriptor, error) {
-			v, err := r.packed.wait(ctx)
+			v, err := r.packed(ctx)
 			return v.desc, err
 		},
-		Known: r.packed.ready,
+		Known: r.blob.ready,
 		Open: func(offset int64) (io.ReadCloser, error) {
-			if !r.packed.ready() {
+			if !r.blob.ready() {
 				return r.writer.Follow(offset), nil
 			}
 			return p.openAt(ctx, r, offset)
@@ -105,7 +99,7 @@ func (p *pusher) source(ctx context.Context, r *rung) registry.Source {
 }
 
 func (p *pusher) openAt(ctx context.Context, r *rung, offset int64) (io.ReadCloser, error) {
-	v, err := r.packed.wait(ctx)
+	v, err := r.packed(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -160,8 +154,3 @@ func (p *pusher) image(ctx context.Context, im *build.Image) error {
 	}
 	return nil
 }
-
-// size is how large a layer's blob is, for people.
-func size(d oci.Descriptor) string { return strconv.FormatInt(d.Size, 10) }
-
-var errNoTags = fmt.Errorf("nothing to push: no tag was given: %w", errs.Invalid)

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"slipway/internal/build"
 	"slipway/internal/errs"
 	"slipway/internal/oci"
 	"slipway/internal/oci/blob"
@@ -24,9 +23,14 @@ type packed struct {
 
 // rung is one layer of a stack, in whichever forms it exists.
 type rung struct {
-	// packed is the layer as a blob; it is there from the start when the layer came from a cache or a base image.
-	packed *future[packed]
-	// writer is the blob while it is being packed: an upload follows it. Nil when packed came from elsewhere.
+	// id stands for the layer's content in the identity of a stack: its diffID, or what its folder is published under
+	// when it was made for its files alone.
+	id *future[oci.Digest]
+	// blob is the layer as an image needs it. Use packed, which begins the work when nobody has.
+	blob *future[packed]
+	// begin starts to pack the layer. Nil when that was done at once, or when the blob came from elsewhere.
+	begin func()
+	// writer is the blob while it is being packed: an upload follows it. Nil when the blob came from elsewhere.
 	writer blob.Writer
 	// base is the image the layer came with, when it did; its blob may have to be fetched.
 	base *baseImage
@@ -36,6 +40,14 @@ type rung struct {
 	index *layer.Index
 	// created is when the layer was made.
 	created time.Time
+}
+
+// packed waits for the layer's blob, whose making it begins if need be.
+func (r *rung) packed(ctx context.Context) (packed, error) {
+	if r.begin != nil {
+		r.begin()
+	}
+	return r.blob.wait(ctx)
 }
 
 // stack is a file system: layers, bottom first, and the history of how it came about.
@@ -55,27 +67,17 @@ func (s *stack) with(h oci.History) *stack {
 	return &stack{rungs: s.rungs, history: append(slices.Clip(s.history), h), created: s.created}
 }
 
-// chainID identifies the stack's content, when every layer is packed.
-func (s *stack) chainID(ctx context.Context) (oci.Digest, error) {
+// identity stands for the stack's content, when every layer has its own.
+func (s *stack) identity(ctx context.Context) (oci.Digest, error) {
 	var id oci.Digest
 	for _, r := range s.rungs {
-		p, err := r.packed.wait(ctx)
+		one, err := r.id.wait(ctx)
 		if err != nil {
 			return "", err
 		}
-		id = chain(id, p.diffID)
+		id = chain(id, one)
 	}
 	return id, nil
-}
-
-// ready says whether chainID returns at once.
-func (s *stack) ready() bool {
-	for _, r := range s.rungs {
-		if !r.packed.ready() {
-			return false
-		}
-	}
-	return true
 }
 
 // folders unpacks what is not unpacked yet and returns the layers' folders, bottom first.
@@ -93,25 +95,23 @@ func (b *builder) folders(ctx context.Context, s *stack) ([]string, error) {
 
 func (b *builder) unpackAll(ctx context.Context, s *stack) ([]snapshot.ID, error) {
 	pending := make([]*future[snapshot.ID], len(s.rungs))
-	var below oci.Digest
 	for i, r := range s.rungs {
 		if r.folder != "" {
 			pending[i] = resolved(r.folder)
-			if r.packed.ready() && r.packed.err == nil {
-				below = chain(below, r.packed.value.diffID)
-			}
 			continue
 		}
-		p, err := r.packed.wait(ctx)
+		key, err := (&stack{rungs: s.rungs[:i+1]}).identity(ctx)
 		if err != nil {
 			return nil, err
 		}
-		key := chain(below, p.diffID)
+		p, err := r.packed(ctx)
+		if err != nil {
+			return nil, err
+		}
 		lower := slices.Clone(pending[:i])
 		pending[i] = b.unpack.start(b.group, key, func() (snapshot.ID, error) {
 			return b.unpackLayer(b.group.ctx, r, p, key, lower)
 		})
-		below = key
 	}
 	ids := make([]snapshot.ID, len(pending))
 	for i, f := range pending {
@@ -159,10 +159,10 @@ func (b *builder) fullView(ctx context.Context, s *stack) (*snapshot.View, error
 }
 
 // unpackLayer makes a layer's folder from its blob, unless this machine has it already. A layer that leans on those
-// below it (a folder it never lists, a hard link out of it) is kept under the chainID of its stack, since it looks
+// below it (a folder it never lists, a hard link out of it) is kept under the identity of its stack, since it looks
 // different elsewhere; every other one under its diffID, for any stack.
-func (b *builder) unpackLayer(ctx context.Context, r *rung, p packed, chainID oci.Digest, lower []*future[snapshot.ID]) (snapshot.ID, error) {
-	for _, key := range []oci.Digest{p.diffID, chainID} {
+func (b *builder) unpackLayer(ctx context.Context, r *rung, p packed, stackID oci.Digest, lower []*future[snapshot.ID]) (snapshot.ID, error) {
+	for _, key := range []oci.Digest{p.diffID, stackID} {
 		id, err := b.Snapshots.Lookup(ctx, key)
 		if err == nil {
 			return id, b.hold(ctx, id)
@@ -184,7 +184,7 @@ func (b *builder) unpackLayer(ctx context.Context, r *rung, p packed, chainID oc
 		name = "unpack " + r.base.ref.Familiar() + " " + short(p.desc.Digest)
 	}
 	st := b.events.start(name)
-	id, err := b.unpackBlob(ctx, st, r, p, chainID, lower)
+	id, err := b.unpackBlob(ctx, st, r, p, stackID, lower)
 	st.end("", err)
 	if err != nil {
 		return "", fmt.Errorf("unpack layer %s: %w", p.desc.Digest, err)
@@ -192,7 +192,7 @@ func (b *builder) unpackLayer(ctx context.Context, r *rung, p packed, chainID oc
 	return id, b.hold(ctx, id)
 }
 
-func (b *builder) unpackBlob(ctx context.Context, st *step, r *rung, p packed, chainID oci.Digest, lower []*future[snapshot.ID]) (snapshot.ID, error) {
+func (b *builder) unpackBlob(ctx context.Context, st *step, r *rung, p packed, stackID oci.Digest, lower []*future[snapshot.ID]) (snapshot.ID, error) {
 	src, err := b.openLayer(ctx, r, p.desc)
 	if err != nil {
 		return "", err
@@ -218,7 +218,7 @@ func (b *builder) unpackBlob(ctx context.Context, st *step, r *rung, p packed, c
 	if err != nil {
 		return "", err
 	}
-	return draft.ID(), draft.Publish(ctx, chainID)
+	return draft.ID(), draft.Publish(ctx, stackID)
 }
 
 // below looks files up in the layers under one, once they are unpacked.
@@ -362,17 +362,13 @@ func (b *builder) imageStack(im *baseImage) *stack {
 	}
 	for i, desc := range im.manifest.Layers {
 		s.rungs = append(s.rungs, &rung{
-			packed:  resolved(packed{desc: desc, diffID: im.config.RootFS.DiffIDs[i]}),
+			id:      resolved(im.config.RootFS.DiffIDs[i]),
+			blob:    resolved(packed{desc: desc, diffID: im.config.RootFS.DiffIDs[i]}),
 			base:    im,
 			created: s.created,
 		})
 	}
 	return s
-}
-
-// recorded is a layer that a cache remembers.
-func recorded(r build.Record) *rung {
-	return &rung{packed: resolved(packed{desc: *r.Layer, diffID: r.DiffID}), created: r.Created}
 }
 
 func short(d oci.Digest) string {

@@ -54,15 +54,15 @@ func (b *builder) probe(ctx context.Context, s *plan.Stage) (*probe, error) {
 			return nil, err
 		}
 		p.records = append(p.records, r)
-		if r.Layer != nil {
-			p.chain = chain(p.chain, r.DiffID)
+		if !r.Empty() {
+			p.chain = chain(p.chain, r.Identity())
 		}
 	}
 	p.full = true
 	return p, nil
 }
 
-// lookup asks the cache for what an operation left on a state. A record whose blob is gone is no answer.
+// lookup asks the cache for what an operation left on a state. A record whose blob and folder are gone is no answer.
 func (b *builder) lookup(ctx context.Context, key, below oci.Digest) (build.Record, error) {
 	if b.req.NoCache {
 		return build.Record{}, errs.NotFound
@@ -75,11 +75,17 @@ func (b *builder) lookup(ctx context.Context, key, below oci.Digest) (build.Reco
 		return r, errs.NotFound
 	}
 	if r.Layer != nil {
-		if size, err := b.Blobs.Stat(ctx, r.Layer.Digest); err != nil || size != r.Layer.Size {
-			return r, errs.NotFound
+		if size, err := b.Blobs.Stat(ctx, r.Layer.Digest); err == nil && size == r.Layer.Size {
+			return r, nil
 		}
+		r.Layer = nil
 	}
-	return r, nil
+	if r.Folder != "" {
+		_, err = b.Snapshots.Lookup(ctx, r.Folder)
+	} else if r.DiffID != "" {
+		err = errs.NotFound
+	}
+	return r, err
 }
 
 // stage returns the file system at the end of a stage, and begins to work on it if nobody has.
@@ -176,7 +182,7 @@ func (b *builder) step(ctx context.Context, s *plan.Stage, i int, st *stack, hit
 	}
 	if hit != nil {
 		b.events.cached(name)
-		return b.take(s, step, st, *hit), nil
+		return b.take(ctx, s, step, key, st, *hit)
 	}
 	ev := b.events.start(name)
 	r, err := b.run(ctx, ev, s, i, st)
@@ -201,7 +207,7 @@ func (b *builder) late(ctx context.Context, key oci.Digest, st *stack) (*build.R
 		}
 		return nil, err
 	}
-	below, err := st.chainID(ctx)
+	below, err := st.identity(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -213,16 +219,19 @@ func (b *builder) late(ctx context.Context, key oci.Digest, st *stack) (*build.R
 }
 
 // take puts a remembered result on a stack.
-func (b *builder) take(s *plan.Stage, step *plan.Step, st *stack, hit build.Record) *stack {
+func (b *builder) take(ctx context.Context, s *plan.Stage, step *plan.Step, key oci.Digest, st *stack, hit build.Record) (*stack, error) {
 	b.count(func(n *build.Stats) { n.Cached++ })
 	created := hit.Created
-	h := oci.History{CreatedBy: step.CreatedBy, Created: &created, EmptyLayer: hit.Layer == nil}
-	if hit.Layer == nil {
-		return st.with(h)
+	h := oci.History{CreatedBy: step.CreatedBy, Created: &created, EmptyLayer: hit.Empty()}
+	if hit.Empty() {
+		return st.with(h), nil
 	}
-	r := recorded(hit)
+	r, err := b.recorded(ctx, hit, key)
+	if err != nil {
+		return nil, err
+	}
 	b.announce(s, r)
-	return st.on(r).with(h)
+	return st.on(r).with(h), nil
 }
 
 // put puts the result of an operation that ran on a stack; nil when it changed nothing.
@@ -241,17 +250,27 @@ func (b *builder) put(s *plan.Stage, step *plan.Step, st *stack, r *rung) *stack
 
 // run does an operation's work.
 func (b *builder) run(ctx context.Context, ev *step, s *plan.Stage, i int, st *stack) (*rung, error) {
-	key := b.keys[s][i+1]
 	switch op := s.Steps[i].Op.(type) {
 	case *plan.Run:
-		return b.runProcess(ctx, ev, op, key, st)
+		return b.runProcess(ctx, ev, op, b.purpose(s, i), st)
 	case *plan.Copy:
-		return b.copyFiles(ctx, ev, op, key, b.keys[s][i], st, b.wantsFolder(s, i))
+		return b.copyFiles(ctx, op, b.purpose(s, i), b.keys[s][i], st)
 	case *plan.Mkdir:
-		return b.makeDir(ctx, op, key, st, b.wantsFolder(s, i))
+		return b.makeDir(ctx, op, b.purpose(s, i), st)
 	default:
 		return nil, bug("operation %T", op)
 	}
+}
+
+// purpose is what a new layer is for, which decides the forms it is made in, and the keys it is remembered under.
+type purpose struct {
+	keys   []oci.Digest
+	folder bool // somebody will read its files
+	blob   bool // the image will have it
+}
+
+func (b *builder) purpose(s *plan.Stage, i int) purpose {
+	return purpose{keys: []oci.Digest{b.keys[s][i+1]}, folder: b.wantsFolder(s, i), blob: b.target[s]}
 }
 
 // wantsFolder says whether something will read the files of step i's layer from a folder: a process that runs later on
