@@ -92,7 +92,7 @@ func runPipeline(ctx context.Context, e env, f *runFlags) (err error) {
 		return printPipeline(e.stdout, p.Pipeline)
 	}
 	if p.Repository != nil && p.Repository.Changes > 0 {
-		tell(e.stderr, "warning", fmt.Sprintf("the work tree differs from the commit in %d files: the run takes commit %s as it is",
+		tell(e.stderr, "warning", fmt.Sprintf("files that are not committed (%d) are not seen: the run takes commit %s as it is",
 			p.Repository.Changes, p.Repository.Commit().Short()))
 	}
 	a, err := openApp(e, f.words)

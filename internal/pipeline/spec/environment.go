@@ -39,22 +39,23 @@ func (r *resolver) environment(t *pipeline.Task) pipeline.Environment {
 	return env
 }
 
-// size reads cpu and memory. One alone gives the other at 2 GB for a vCPU, the ratio of the default environment.
+// size reads cpu and memory. Whichever is absent stays that of the default environment.
 func (r *resolver) size(env *pipeline.Environment, config *pipeline.Value) {
 	cpu, hasCPU := config.Get("cpu").Float()
 	memory, hasMemory := config.Get("memory").Int()
-	switch {
-	case hasCPU && hasMemory:
-		env.CPUs, env.Memory = cpu, memory*pipeline.MiB
-		if ratio := float64(memory) / 1024 / cpu; cpu > 0 && (ratio < 1 || ratio > 4) {
-			r.report(config.Get("memory").Origin,
-				fmt.Sprintf("memory is %d MB for %v vCPU; it must be from 1 to 4 GB for each vCPU", memory, cpu),
-				fmt.Sprintf("from %.0f to %.0f", cpu*1024, cpu*4096))
-		}
-	case hasCPU:
-		env.CPUs, env.Memory = cpu, int64(cpu*2*float64(pipeline.GiB))
-	case hasMemory:
-		env.CPUs, env.Memory = float64(memory)/2048, memory*pipeline.MiB
+	if hasCPU {
+		env.CPUs = cpu
+	}
+	if hasMemory {
+		env.Memory = memory * pipeline.MiB
+	}
+	if !hasCPU || !hasMemory || cpu <= 0 {
+		return
+	}
+	if ratio := float64(memory) / 1024 / cpu; ratio < 1 || ratio > 4 {
+		r.report(config.Get("memory").Origin,
+			fmt.Sprintf("memory is %d MB for %v vCPU; it must be from 1 to 4 GB for each vCPU", memory, cpu),
+			fmt.Sprintf("from %.0f to %.0f", cpu*1024, cpu*4096))
 	}
 }
 

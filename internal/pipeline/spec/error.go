@@ -50,8 +50,25 @@ func (e *Error) Excerpt() string {
 	}
 	number := strconv.Itoa(e.Line)
 	pad := strings.Repeat(" ", len(number))
-	caret := strings.TrimRight(strings.Repeat(" ", max(e.Col-1, 0))+"^ "+e.Hint, " ")
+	caret := strings.TrimRight(strings.Repeat(" ", columns(e.Source, e.Col-1))+"^ "+e.Hint, " ")
 	return fmt.Sprintf("  %s | %s\n  %s | %s\n", number, e.Source, pad, caret)
+}
+
+// columns is how many columns of a terminal the first n characters of line take: Chinese, Japanese and Korean ones take
+// two, as Unicode's East Asian Width has them.
+func columns(line string, n int) int {
+	total := 0
+	for _, r := range line {
+		if n--; n < 0 {
+			return total
+		}
+		total++
+		if r >= 0x1100 && r <= 0x115f || r >= 0x2e80 && r <= 0xa4cf || r >= 0xac00 && r <= 0xd7a3 || r >= 0xf900 && r <= 0xfaff ||
+			r >= 0xfe30 && r <= 0xfe6f || r >= 0xff00 && r <= 0xff60 || r >= 0xffe0 && r <= 0xffe6 || r >= 0x1f300 && r <= 0x3fffd {
+			total++
+		}
+	}
+	return total + max(n, 0)
 }
 
 // Errors are the mistakes of one or several files. As an error it is never empty.

@@ -202,7 +202,7 @@ func hasType(value, rule any) bool {
 	if options, ok := rule.([]any); ok {
 		return slices.ContainsFunc(options, func(option any) bool { return hasType(value, option) })
 	}
-	switch value := value.(type) {
+	switch value.(type) {
 	case nil:
 		return rule == "null"
 	case string:
