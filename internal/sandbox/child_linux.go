@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -24,8 +25,9 @@ const controlFD = 3
 // thread runs functions on one thread of the kernel. Children die with the thread that started them (PDEATHSIG), and on
 // cgroup v1 are born in its cgroups.
 type thread struct {
-	jobs chan func()
-	done chan struct{}
+	jobs     chan func()
+	done     chan struct{}
+	children sync.WaitGroup
 }
 
 func newThread() *thread {
@@ -47,8 +49,9 @@ func (t *thread) do(job func()) {
 	<-finished
 }
 
-// stop ends the thread, and with it every child that still runs.
+// stop waits for the children and ends the thread.
 func (t *thread) stop() {
+	t.children.Wait()
 	close(t.jobs)
 	<-t.done
 }
@@ -97,10 +100,10 @@ func spawn(t *thread, cgroup *os.File) (*child, error) {
 	if err != nil {
 		return nil, errors.Join(startError(err), ours.Close())
 	}
-	go func() {
+	t.children.Go(func() {
 		defer close(c.exited)
 		c.state, c.err = c.proc.Wait()
-	}()
+	})
 	return c, nil
 }
 
@@ -154,26 +157,22 @@ func (c *child) send(req request, std [3]*os.File) error {
 	return nil
 }
 
-// receive merges init's reports until it closes the socket, which it does by ending.
-func (c *child) receive() (report, error) {
-	var all report
-	for dec := json.NewDecoder(c.conn); ; {
+// receive merges init's reports up to the last. When init dies without one, that is no error here.
+func (c *child) receive() (all report, err error) {
+	dec := json.NewDecoder(c.conn)
+	for all.Exit == nil && all.Failure == nil {
 		var next report
 		err := dec.Decode(&next)
-		switch {
-		case errors.Is(err, io.EOF), errors.Is(err, unix.ECONNRESET):
+		if errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) {
 			return all, nil
-		case err != nil:
+		}
+		if err != nil {
 			return all, fmt.Errorf("hear from sandbox: %w", err)
 		}
 		all.Points = append(all.Points, next.Points...)
-		if next.Failure != nil {
-			all.Failure = next.Failure
-		}
-		if next.Exit != nil {
-			all.Exit = next.Exit
-		}
+		all.Exit, all.Failure = next.Exit, next.Failure
 	}
+	return all, nil
 }
 
 // gone tells whether a spare has died meanwhile.
@@ -190,5 +189,8 @@ func (c *child) gone() bool {
 func (c *child) discard() error {
 	_ = c.proc.Kill() // the only error is that it ended already
 	<-c.exited
-	return errors.Join(c.err, c.conn.Close())
+	if err := c.conn.Close(); !errors.Is(err, os.ErrClosed) {
+		return errors.Join(c.err, err)
+	}
+	return c.err
 }

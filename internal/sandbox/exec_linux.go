@@ -3,12 +3,9 @@ package sandbox
 import (
 	"errors"
 	"fmt"
-	"os"
-	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -150,49 +147,9 @@ func startFailure(name, program string, err error) error {
 	return &execError{fmt.Errorf("exec %q: %w", name, kind(err)), exitNotExecutable}
 }
 
-// supervise waits for the command and reaps every other process that ends meanwhile. When it returns and init exits,
-// the kernel kills what is left.
-func supervise(pid int) *exit {
-	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2)
-	go func() { // lives as long as the process
-		for s := range signals {
-			_ = unix.Kill(-pid, s.(syscall.Signal)) // the command's process group; it may be gone
-		}
-	}()
-	used := exit{}
-	for {
-		var status unix.WaitStatus
-		var usage unix.Rusage
-		got, err := unix.Wait4(-1, &status, 0, &usage)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil { // impossible: the command is our child until it is reaped here
-			used.Code = exitNotExecutable
-			return &used
-		}
-		used.User += time.Duration(usage.Utime.Nano())
-		used.System += time.Duration(usage.Stime.Nano())
-		used.MaxRSS = max(used.MaxRSS, usage.Maxrss<<10)
-		if got != pid {
-			continue
-		}
-		used.Code = status.ExitStatus()
-		if status.Signaled() {
-			used.Signal = int(status.Signal())
-			used.Code = 128 + used.Signal
-		}
-		return &used
-	}
-}
-
 // confine gives up the capabilities that Docker does not give and puts the process under the filter. Init is confined
 // with the command: it has no further use for more.
 func confine() error {
-	if err := dropBounding(); err != nil {
-		return err
-	}
 	if err := seccomp.Load(); err != nil { // while there still is CAP_SYS_ADMIN; no_new_privs would break sudo
 		return err
 	}

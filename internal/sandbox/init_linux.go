@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"runtime"
 
 	"golang.org/x/sys/unix"
@@ -28,32 +29,92 @@ func Init() {
 // serve reads a request, carries it out and reports. Descriptors are never closed here: all are close-on-exec and the
 // process is as short-lived as they are.
 func serve() int {
-	control := os.NewFile(controlFD, "control")
 	if err := hide(); err != nil {
-		return refuse(control, err)
+		return refuse(err)
+	}
+	in := &initProcess{}
+	if err := in.prepare(); err != nil {
+		return refuse(err)
 	}
 	req, err := readRequest()
 	if errors.Is(err, io.EOF) {
 		return 0 // a spare that was not needed
 	}
-	if err != nil {
-		return refuse(control, err)
+	if err == nil {
+		err = in.enter(req)
 	}
-	if err := enter(control, req); err != nil {
-		return refuse(control, err)
+	if err != nil {
+		return refuse(err)
 	}
 	pid, err := start(req.Spec)
 	if err != nil {
-		return refuse(control, err)
+		return refuse(err)
 	}
-	if err := json.NewEncoder(control).Encode(report{Exit: supervise(pid)}); err != nil {
+	if err := send(report{Exit: in.supervise(pid)}); err != nil {
 		return 1
 	}
 	return 0
 }
 
-func refuse(control io.Writer, err error) int {
-	if err := json.NewEncoder(control).Encode(report{Failure: newFailure(err)}); err != nil {
+// initProcess is the state of init.
+type initProcess struct {
+	stage   *stage         // nil until built
+	signals chan os.Signal // nil until listened to
+}
+
+// prepare does ahead what every ordinary sandbox needs, unless there is a request already: then it may not be ordinary.
+func (in *initProcess) prepare() (err error) {
+	fds := []unix.PollFd{{Fd: controlFD, Events: unix.POLLIN}}
+	if n, err := unix.Poll(fds, 0); n != 0 || err != nil {
+		return nil // reading tells what is wrong
+	}
+	if err := in.build(false); err != nil {
+		return err
+	}
+	in.listen()
+	// The first use of a type costs package json a tenth of a millisecond.
+	data, err := json.Marshal(request{Spec: &Spec{Mounts: make([]Mount, 1), Files: make([]File, 1)}})
+	if err == nil {
+		err = json.Unmarshal(data, &request{})
+	}
+	if err == nil {
+		_, err = json.Marshal(report{Exit: &exit{}})
+	}
+	return err
+}
+
+// build makes the stage and takes away, for good, what nothing executed from here on may have.
+func (in *initProcess) build(insecure bool) (err error) {
+	if in.stage, err = newStage(insecure); err != nil || insecure {
+		return err
+	}
+	return dropBounding()
+}
+
+// listen has the signals collected that are passed on to the command.
+func (in *initProcess) listen() {
+	in.signals = make(chan os.Signal, 8)
+	signal.Notify(in.signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2)
+}
+
+// send passes a report to the parent.
+func send(r report) error {
+	data, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	for len(data) > 0 {
+		n, err := unix.Write(controlFD, data)
+		if err != nil {
+			return err
+		}
+		data = data[n:]
+	}
+	return nil
+}
+
+func refuse(err error) int {
+	if sendErr := send(report{Failure: newFailure(err)}); sendErr != nil {
 		fmt.Fprintf(os.Stderr, "%s is started by slipway only: %v\n", initName, err)
 	}
 	return 1
@@ -123,22 +184,32 @@ func takeStdio(rights []byte) error {
 	return nil
 }
 
-// enter makes everything around the command: afterwards the process is inside the root and has given up what the
-// command must not have.
-func enter(control io.Writer, req *request) error {
+// enter makes everything around the command. Afterwards the process is inside the root.
+func (in *initProcess) enter(req *request) error {
 	spec := req.Spec
 	if err := unshare(req); err != nil {
 		return err
 	}
-	r, err := mountRoot(spec)
+	if in.stage == nil {
+		if err := in.build(spec.Insecure); err != nil {
+			return err
+		}
+	}
+	r, err := mountRoot(in.stage, spec)
 	if err != nil {
 		return err
 	}
-	if err := r.furnish(req); err != nil {
+	if err := r.mountCgroups(req.Cgroups); err != nil {
+		return err
+	}
+	if err := r.attach(); err != nil {
+		return err
+	}
+	if err := r.mountSpec(); err != nil {
 		return err
 	}
 	if len(r.points) > 0 {
-		if err := json.NewEncoder(control).Encode(report{Points: r.points}); err != nil {
+		if err := send(report{Points: r.points}); err != nil {
 			return fmt.Errorf("report mount points: %w", err)
 		}
 	}

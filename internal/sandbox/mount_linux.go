@@ -8,69 +8,7 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
-
-	"slipway/internal/errs"
 )
-
-// kernelFlags are for mounts that hold no programs.
-const kernelFlags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
-
-// furnish puts everything over the root: the kernel's file systems, devices, then what the spec asks for.
-func (r *rootfs) furnish(req *request) error {
-	proc, err := r.kernelFS("proc", "proc", kernelFlags)
-	if err != nil {
-		return err
-	}
-	sysFlags := uintptr(kernelFlags | unix.MS_RDONLY)
-	if r.spec.Insecure {
-		sysFlags = kernelFlags
-	}
-	sys, err := r.kernelFS("sys", "sysfs", sysFlags)
-	if err != nil {
-		return err
-	}
-	if err := r.mountDev(); err != nil {
-		return err
-	}
-	if err := r.mountCgroups(sys, req.Cgroups); err != nil {
-		return err
-	}
-	if !r.spec.Insecure {
-		if err := r.restrict(proc, sys, req.Masked); err != nil {
-			return err
-		}
-	}
-	return r.mountSpec()
-}
-
-// kernelFS mounts a file system of the kernel at a folder of the root and opens it. A link in the folder's place is
-// refused: the file system, and what is masked in it, would be elsewhere (CVE-2019-19921).
-func (r *rootfs) kernelFS(name, fstype string, flags uintptr) (int, error) {
-	at, err := r.ordinaryDir(name)
-	if err != nil {
-		return -1, err
-	}
-	if err := unix.Mount(fstype, fdPath(at), fstype, flags, ""); err != nil {
-		return -1, fmt.Errorf("mount /%s: %w", name, kind(err))
-	}
-	return openDir(r.root, name)
-}
-
-// ordinaryDir opens a folder in the root's top level, made if missing, that is not a link.
-func (r *rootfs) ordinaryDir(name string) (int, error) {
-	link, err := r.entry(name, ".", true)
-	if err != nil {
-		return -1, fmt.Errorf("mount point /%s: %w", name, err)
-	}
-	if link != "" {
-		return -1, fmt.Errorf("/%s of the image is a symbolic link to %s: %w", name, link, errs.Invalid)
-	}
-	fd, err := openIn(r.root, name, beneath)
-	if err == nil && !isDir(fd) {
-		return -1, fmt.Errorf("/%s of the image is not a folder: %w", name, errs.Invalid)
-	}
-	return fd, err
-}
 
 // mountSpec puts the spec's mounts and files over the root, shallow targets first so that none hides another.
 func (r *rootfs) mountSpec() error {
@@ -155,6 +93,7 @@ func (r *rootfs) mountFile(f *File, i int) error {
 	if err != nil {
 		return err
 	}
+	defer unix.Close(fd) // a file open for writing cannot be executed
 	for data := f.Data; len(data) > 0; {
 		n, err := unix.Write(fd, data)
 		if err != nil {

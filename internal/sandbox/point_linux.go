@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -162,17 +163,23 @@ func (r *rootfs) parents(dir string) ([]point, error) {
 	}
 }
 
-// note adds to the record, with the times that the folders have now.
+// note adds to the record, with the times that parents have now. A parent is recorded once, as it was at first.
 func (r *rootfs) note(made []point) error {
 	for _, p := range made {
-		if !p.Made {
-			var st unix.Stat_t
-			if err := unix.Fstatat(r.root, p.Path, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-				return err
-			}
-			p.After = st.Mtim.Nano()
+		if p.Made {
+			r.points = append(r.points, p)
+			continue
 		}
-		r.points = append(r.points, p)
+		var st unix.Stat_t
+		if err := unix.Fstatat(r.root, p.Path, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return err
+		}
+		i := slices.IndexFunc(r.points, func(q point) bool { return !q.Made && q.Path == p.Path })
+		if i < 0 {
+			i = len(r.points)
+			r.points = append(r.points, p)
+		}
+		r.points[i].After = st.Mtim.Nano()
 	}
 	return nil
 }

@@ -3,7 +3,7 @@ package sandbox
 import (
 	"errors"
 	"fmt"
-	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -17,38 +17,25 @@ import (
 // Everything is addressed by open descriptors: an image may hold any symbolic link, and no path of it is ever followed
 // by the host's rules.
 type rootfs struct {
+	*stage
 	spec    *Spec
 	sources []int // what spec.Mounts bind, in their order; -1 for others
-	scratch int   // a tmpfs with device nodes, files, the stub layer; gone from sight after pivot
 	root    int   // the mounted root file system
 	upper   int   // where what changes in root really goes
 	points  []point
 }
 
-const (
-	scratchSize  = "64m" // bounds what goes into /dev, as Docker does, and our own few files
-	maxOptions   = 4095  // mount(2) takes one page
-	overlayExtra = "xino=on,volatile"
-)
+// maxOptions is what mount(2) takes: one page.
+const maxOptions = 4095
 
-// mountRoot mounts the root file system of spec.
-//
-// The place is below a tmpfs that covers the upper folder, a path that exists in any case; that is nobody's business
-// in a mount namespace of our own. All that is needed from below is open by then.
-func mountRoot(spec *Spec) (*rootfs, error) {
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return nil, fmt.Errorf("make mounts private: %w", err)
-	}
-	unix.Umask(0)
-	r := &rootfs{spec: spec}
+// mountRoot mounts the root file system of spec, in the scratch tmpfs of the stage.
+func mountRoot(st *stage, spec *Spec) (*rootfs, error) {
+	r := &rootfs{stage: st, spec: spec}
 	layers, err := r.openLayers()
 	if err != nil {
 		return nil, err
 	}
 	if err := r.openSources(); err != nil {
-		return nil, err
-	}
-	if err := r.mountScratch(); err != nil {
 		return nil, err
 	}
 	if spec.Root != "" {
@@ -74,7 +61,7 @@ func (r *rootfs) openLayers() (dirs overlayDirs, err error) {
 		r.upper, err = openDir(unix.AT_FDCWD, r.spec.Root)
 		return dirs, err
 	}
-	for _, dir := range r.spec.Lower {
+	for _, dir := range append(slices.Clip(r.spec.Lower), r.spec.stub()...) {
 		fd, err := openDir(unix.AT_FDCWD, dir)
 		if err != nil {
 			return dirs, err
@@ -102,46 +89,20 @@ func (r *rootfs) openSources() error {
 	return nil
 }
 
-func (r *rootfs) mountScratch() error {
-	place := r.spec.Upper + r.spec.Root // one of them is empty
-	if err := unix.Mount("tmpfs", place, "tmpfs", unix.MS_NOSUID, "mode=0755,size="+scratchSize); err != nil {
-		return fmt.Errorf("mount scratch tmpfs: %w", kind(err))
-	}
-	var err error
-	if r.scratch, err = openDir(unix.AT_FDCWD, place); err != nil {
-		return err
-	}
-	for _, dir := range []string{"root", "stub", "dev", "nodes", "empty"} {
-		if err := unix.Mkdirat(r.scratch, dir, 0o755); err != nil {
-			return fmt.Errorf("make scratch folder: %w", err)
-		}
-	}
-	return nil
-}
-
-// at is a path in the scratch tmpfs, which only init ever writes to.
-func (r *rootfs) at(name string) string { return fdPath(r.scratch) + "/" + name }
-
-// mountOverlay mounts the layers above the stub.
+// mountOverlay mounts the layers.
 //
 // The folders are named by their descriptors, from within /proc/self/fd: "12:13:14". So 400 layers fit into the one
 // page that mount(2) takes, on every kernel, no path needs escaping, and /proc/mounts inside tells nothing of the host.
 func (r *rootfs) mountOverlay(dirs overlayDirs) error {
-	if err := r.buildStub(); err != nil {
-		return err
-	}
-	stub, err := openDir(r.scratch, "stub")
-	if err != nil {
-		return err
-	}
 	var lower []string
-	for _, fd := range append(dirs.lower, stub) {
+	for _, fd := range dirs.lower {
 		lower = append(lower, strconv.Itoa(fd))
 	}
 	// What the packer of the upper folder could not express is off: metacopy, redirects, the index of hard links.
 	options := fmt.Sprintf("lowerdir=%s,upperdir=%d,workdir=%d,index=off,metacopy=off,redirect_dir=nofollow",
 		strings.Join(lower, ":"), r.upper, dirs.work)
-	if len(options)+len(overlayExtra) >= maxOptions {
+	const volatile = ",volatile" // no syncing, which apt and dpkg do after every file; since 5.10
+	if len(options)+len(volatile) > maxOptions {
 		return fmt.Errorf("%d layers are too many to mount: %w", len(dirs.lower), errs.Invalid)
 	}
 	if err := removeVolatileMark(dirs.work); err != nil {
@@ -154,16 +115,11 @@ func (r *rootfs) mountOverlay(dirs overlayDirs) error {
 	if r.spec.Insecure {
 		flags = 0
 	}
-	// xino: the stub is on another file system, and without it inode numbers would then change when files are copied up.
-	// volatile (5.10): no syncing; apt and dpkg sync after every file.
-	err = unix.Mount("overlay", r.at("root"), "overlay", flags, options+","+overlayExtra)
+	err := unix.Mount("overlay", r.at("root"), "overlay", flags, options+volatile)
 	if errors.Is(err, unix.EINVAL) {
 		err = unix.Mount("overlay", r.at("root"), "overlay", flags, options)
 	}
-	if err != nil {
-		return overlayError(err)
-	}
-	return nil
+	return overlayError(err)
 }
 
 // removeVolatileMark allows folders to be mounted again after a volatile mount, which marks them against being trusted
@@ -180,6 +136,9 @@ func removeVolatileMark(work int) error {
 }
 
 func overlayError(err error) error {
+	if err == nil {
+		return nil
+	}
 	err = fmt.Errorf("mount overlay: %w", kind(err))
 	if errors.Is(err, unix.EINVAL) {
 		return errs.Hint(err, "slipway's home must be on a file system that can be an overlay's upper one (ext4, xfs, tmpfs), "+
@@ -202,53 +161,24 @@ func (r *rootfs) bindRoot() error {
 	return nil
 }
 
-// buildStub makes the mount points in a layer below all others: where the image lacks them they can be mounted on, and
-// yet nobody has written them to the upper folder. An image that hides them is dealt with in ensure.
-func (r *rootfs) buildStub() error {
-	dirs := []string{"/proc", "/sys", "/dev"}
-	var files []string
-	for i, m := range r.spec.Mounts {
-		if r.sources[i] < 0 || isDir(r.sources[i]) {
-			dirs = append(dirs, m.Target)
-		} else {
-			files = append(files, m.Target)
+// attach moves the kernel's file systems from the stage to their places in the root.
+//
+// A link in such a place is refused: the file system, and what is masked in it, would be elsewhere (CVE-2019-19921).
+func (r *rootfs) attach() error {
+	for _, name := range []string{"proc", "sys", "dev"} {
+		link, err := r.entry(name, ".", true)
+		if err != nil {
+			return fmt.Errorf("mount /%s: %w", name, kind(err))
 		}
-	}
-	for _, f := range r.spec.Files {
-		files = append(files, f.Target)
-	}
-	for _, dir := range dirs {
-		if err := r.stubDir(dir); err != nil {
-			return err
+		if link != "" {
+			return fmt.Errorf("mount /%s: it is a symbolic link in the image, to %s: %w", name, link, errs.Invalid)
 		}
-	}
-	for _, file := range files {
-		file = path.Clean(file)
-		if strings.HasPrefix(file, "/dev/") {
-			continue
+		at, err := openIn(r.root, name, beneath)
+		if err != nil {
+			return fmt.Errorf("mount /%s: %w", name, kind(err))
 		}
-		if err := r.stubDir(path.Dir(file)); err != nil {
-			return err
-		}
-		err := unix.Mknod(r.at("stub"+file), unix.S_IFREG|0o644, 0)
-		if err != nil && !errors.Is(err, unix.EEXIST) {
-			return fmt.Errorf("make mount point %s: %w", file, err)
-		}
-	}
-	return nil
-}
-
-func (r *rootfs) stubDir(dir string) error {
-	dir = path.Clean(dir)
-	if strings.HasPrefix(dir, "/dev/") {
-		return nil
-	}
-	for i := 1; i <= len(dir); i++ {
-		if i < len(dir) && dir[i] != '/' || i == 1 && dir == "/" {
-			continue
-		}
-		if err := unix.Mkdir(r.at("stub"+dir[:i]), 0o755); err != nil && !errors.Is(err, unix.EEXIST) {
-			return fmt.Errorf("make mount point %s: %w", dir, err)
+		if err := unix.Mount(r.at(name), fdPath(at), "", unix.MS_MOVE, ""); err != nil {
+			return fmt.Errorf("mount /%s: %w", name, kind(err))
 		}
 	}
 	return nil

@@ -41,14 +41,12 @@ func Run(ctx context.Context, spec *Spec) (res Result, err error) {
 // Warm starts the first spare process in the background, for callers that know of a run to come.
 func (l *Launcher) Warm() { l.refill() }
 
-// Close ends the spare process. Runs that have not returned are killed; later ones fail.
+// Close ends the spare process and waits for runs that have not returned. Later ones fail.
 func (l *Launcher) Close() error {
 	l.mu.Lock()
 	l.closed = true
 	l.mu.Unlock()
 	l.next.Wait()
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	var err error
 	if l.spare != nil {
 		err = l.spare.discard()
@@ -76,27 +74,28 @@ func (l *Launcher) try(ctx context.Context, spec *Spec, keepSpare bool) (Result,
 	if err := ctx.Err(); err != nil {
 		return Result{}, context.Cause(ctx)
 	}
-	c, err := l.take(spec.Group)
+	c, err := l.take(spec)
 	if err != nil {
 		return Result{}, err
 	}
-	if keepSpare && spec.Group == nil {
+	if keepSpare {
 		l.refill()
 	}
 	return c.run(ctx, spec)
 }
 
-// take returns a process to give a spec to: the spare, or a new one, which it must be to be born inside a group.
-func (l *Launcher) take(g *Group) (*child, error) {
-	if g != nil {
-		return g.spawn()
+// take returns a process to give a spec to: the spare, or a new one, which it must be to be born inside a group or when
+// it is not to be like others.
+func (l *Launcher) take(spec *Spec) (*child, error) {
+	if spec.Group != nil {
+		return spec.Group.spawn()
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
 		return nil, fmt.Errorf("launcher is closed: %w", errs.Canceled)
 	}
-	if c := l.spare; c != nil {
+	if c := l.spare; c != nil && spec.ordinary() {
 		l.spare = nil
 		if !c.gone() {
 			return c, nil
@@ -133,21 +132,21 @@ func (l *Launcher) refill() {
 	})
 }
 
-// run gives c its spec and sees it through.
+// run gives c its spec and sees it through. When it returns nothing but init is left of the sandbox, and that only for
+// as long as the kernel takes to dismantle the namespaces; the child's thread waits for it.
 func (c *child) run(ctx context.Context, spec *Spec) (res Result, err error) {
-	defer func() { err = errors.Join(err, c.discard()) }()
 	std, err := openStdio(spec)
 	if err != nil {
-		return Result{}, err
+		return Result{}, errors.Join(err, c.discard())
 	}
-	defer func() { err = errors.Join(err, std.wait()) }()
 	oomKills := spec.Group.oomKills()
-
-	stop := c.killWhenDone(ctx, spec.Grace)
-	rep, err := c.converse(request{Spec: spec, Masked: maskedPaths(), Cgroups: spec.Group.view()}, std)
-	stopped := stop()
-
-	err = errors.Join(err, removePoints(spec, rep.Points))
+	finish := c.killWhenDone(ctx, spec.Grace)
+	rep, err := c.converse(request{Spec: spec, Cgroups: spec.Group.view()}, std)
+	stopped := finish()
+	if stopped || err != nil || rep.Exit == nil {
+		err = errors.Join(err, c.discard())
+	}
+	err = errors.Join(err, std.wait(), removePoints(spec, rep.Points))
 	if stopped {
 		return Result{}, context.Cause(ctx)
 	}
@@ -160,28 +159,25 @@ func (c *child) run(ctx context.Context, spec *Spec) (res Result, err error) {
 	return res, err
 }
 
-// converse sends the request and listens until init is gone.
-func (c *child) converse(req request, std *stdio) (rep report, err error) {
-	err = c.send(req, std.child())
+// converse sends the request and listens for the last report.
+func (c *child) converse(req request, std *stdio) (report, error) {
+	err := c.send(req, std.child())
 	std.started()
-	if err == nil {
-		rep, err = c.receive()
-	}
 	if err != nil {
-		_ = c.proc.Kill() // the only error is that it ended already
+		return report{}, err
 	}
-	<-c.exited
-	return rep, err
+	rep, err := c.receive()
+	return rep, errors.Join(err, c.conn.Close())
 }
 
-// killWhenDone ends the sandbox when ctx is done. The returned function, to be called when the sandbox is gone, tells
-// whether that happened.
-func (c *child) killWhenDone(ctx context.Context, grace time.Duration) (stop func() bool) {
+// killWhenDone ends the sandbox when ctx is done. The returned function stops watching, and tells whether that happened.
+func (c *child) killWhenDone(ctx context.Context, grace time.Duration) (finish func() bool) {
+	finished := make(chan struct{})
 	var watcher sync.WaitGroup
 	acted := false
 	watcher.Go(func() {
 		select {
-		case <-c.exited:
+		case <-finished:
 			return
 		case <-ctx.Done():
 			acted = true
@@ -191,7 +187,7 @@ func (c *child) killWhenDone(ctx context.Context, grace time.Duration) (stop fun
 			timer := time.NewTimer(grace)
 			defer timer.Stop()
 			select {
-			case <-c.exited:
+			case <-finished:
 				return
 			case <-timer.C:
 			}
@@ -199,6 +195,7 @@ func (c *child) killWhenDone(ctx context.Context, grace time.Duration) (stop fun
 		_ = c.proc.Kill()
 	})
 	return func() bool {
+		close(finished)
 		watcher.Wait()
 		return acted
 	}

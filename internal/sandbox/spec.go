@@ -30,6 +30,9 @@ type Spec struct {
 	// process may use either meanwhile. They are written without syncing to disk: after a crash of the machine, start
 	// again with empty ones.
 	Upper, Work string
+	// Stub is a folder made by MakeStub, on the file system of Upper. As a layer below Lower it provides the mount points
+	// of /proc, /etc/resolv.conf and so on that the image lacks. Default: they are made in Upper, and removed afterwards.
+	Stub string
 	// Root is a folder to use as the root file system directly, in place of an overlay.
 	Root string
 
@@ -136,17 +139,17 @@ func (s *Spec) check() error {
 }
 
 func (s *Spec) checkRoot() error {
-	overlay := len(s.Lower) > 0 || s.Upper != "" || s.Work != ""
+	overlay := len(s.Lower) > 0 || s.Stub != "" || s.Upper != "" || s.Work != ""
 	if overlay == (s.Root != "") {
 		return fmt.Errorf("either an overlay or a root folder is needed: %w", errs.Invalid)
 	}
-	if overlay && (s.Upper == "" || s.Work == "") {
-		return fmt.Errorf("an overlay needs both an upper and a work folder: %w", errs.Invalid)
+	if overlay && (len(s.Lower)+len(s.stub()) == 0 || s.Upper == "" || s.Work == "") {
+		return fmt.Errorf("an overlay needs lower folders, an upper and a work folder: %w", errs.Invalid)
 	}
 	if filepath.Clean(s.Root) == "/" {
 		return fmt.Errorf("the machine's own root cannot be a sandbox's: %w", errs.Invalid)
 	}
-	for _, dir := range append([]string{s.Upper, s.Work, s.Root}, s.Lower...) {
+	for _, dir := range append([]string{s.Upper, s.Work, s.Stub, s.Root}, s.Lower...) {
 		if dir != "" && !filepath.IsAbs(dir) {
 			return fmt.Errorf("folder %q is not absolute: %w", dir, errs.Invalid)
 		}

@@ -8,13 +8,11 @@ import (
 )
 
 // What the parent and init say to each other over their socket. The parent sends one request, together with the three
-// standard descriptors; init answers with reports until it ends.
+// standard descriptors; init answers with reports, the last of which says how it ended.
 
 // request is a spec and what the parent knows about the machine.
 type request struct {
 	Spec *Spec
-	// Masked are the paths of /proc and /sys to hide that exist on this machine.
-	Masked []string
 	// Cgroups are the cgroup hierarchies to show below /sys/fs/cgroup, see cgroup.View.
 	Cgroups []string
 }
@@ -23,7 +21,8 @@ type request struct {
 type report struct {
 	// Points are changes to the upper folder that the command did not make. Sent before the command starts.
 	Points []point `json:",omitempty"`
-	// Failure says why there is no command, Exit how it ended: the last message has one of them.
+	// Failure says why there is no command, Exit how it ended: the last report has one of them, and is sent when no
+	// process but init is left.
 	Failure *failure `json:",omitempty"`
 	Exit    *exit    `json:",omitempty"`
 }

@@ -1,0 +1,37 @@
+package sandbox
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// MakeStub fills dir, to be used as Spec.Stub, with the mount points that every sandbox needs. dir may exist.
+func MakeStub(dir string) error {
+	for _, d := range []string{"proc", "sys", "dev", "etc"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			return fmt.Errorf("make stub layer: %w", err)
+		}
+	}
+	for _, f := range []string{"etc/hosts", "etc/resolv.conf"} {
+		file, err := os.OpenFile(filepath.Join(dir, f), os.O_CREATE|os.O_RDONLY, 0o644)
+		if err == nil {
+			err = file.Close()
+		}
+		if err != nil {
+			return fmt.Errorf("make stub layer: %w", err)
+		}
+	}
+	return nil
+}
+
+// stub is the layer below all others, if there is one.
+func (s *Spec) stub() []string {
+	if s.Stub == "" {
+		return nil
+	}
+	return []string{s.Stub}
+}
+
+// ordinary tells whether a spare process, built for no spec in particular, will do.
+func (s *Spec) ordinary() bool { return s.Network != NetworkNone && !s.Insecure }
