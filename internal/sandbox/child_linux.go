@@ -157,22 +157,14 @@ func (c *child) send(req request, std [3]*os.File) error {
 	return nil
 }
 
-// receive merges init's reports up to the last. When init dies without one, that is no error here.
-func (c *child) receive() (all report, err error) {
-	dec := json.NewDecoder(c.conn)
-	for all.Exit == nil && all.Failure == nil {
-		var next report
-		err := dec.Decode(&next)
-		if errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) {
-			return all, nil
-		}
-		if err != nil {
-			return all, fmt.Errorf("hear from sandbox: %w", err)
-		}
-		all.Points = append(all.Points, next.Points...)
-		all.Exit, all.Failure = next.Exit, next.Failure
+// receive reads init's report. When init dies without one, that is no error here.
+func (c *child) receive() (report, error) {
+	var rep report
+	err := json.NewDecoder(c.conn).Decode(&rep)
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, unix.ECONNRESET) {
+		return rep, fmt.Errorf("hear from sandbox: %w", err)
 	}
-	return all, nil
+	return rep, nil
 }
 
 // gone tells whether a spare has died meanwhile.

@@ -11,8 +11,13 @@ import (
 
 func TestMain(m *testing.M) {
 	sandbox.Init()
-	if len(os.Args) > 0 && os.Args[0] == helperName {
+	switch os.Args[0] {
+	case helperName:
 		os.Exit(helper(os.Args[1:]))
+	case probePath:
+		os.Exit(probeMain(os.Args[1:]))
+	case "/proc/self/exe":
+		os.Exit(scriptInterpreter())
 	}
 	os.Exit(m.Run())
 }

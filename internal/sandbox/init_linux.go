@@ -29,36 +29,51 @@ func Init() {
 // serve reads a request, carries it out and reports. Descriptors are never closed here: all are close-on-exec and the
 // process is as short-lived as they are.
 func serve() int {
-	if err := hide(); err != nil {
-		return refuse(err)
-	}
 	in := &initProcess{}
-	if err := in.prepare(); err != nil {
-		return refuse(err)
-	}
-	req, err := readRequest()
-	if errors.Is(err, io.EOF) {
+	last := in.run()
+	if last == nil {
 		return 0 // a spare that was not needed
 	}
-	if err == nil {
-		err = in.enter(req)
+	if in.root != nil {
+		last.Points = in.root.points
 	}
-	if err != nil {
-		return refuse(err)
-	}
-	pid, err := start(req.Spec)
-	if err != nil {
-		return refuse(err)
-	}
-	if err := send(report{Exit: in.supervise(pid)}); err != nil {
+	if err := send(last); err != nil {
+		fmt.Fprintf(os.Stderr, "%s is started by slipway only: %v\n", initName, err)
 		return 1
 	}
 	return 0
 }
 
+// run carries out one request and says how that ended.
+func (in *initProcess) run() *report {
+	err := hide()
+	if err == nil {
+		err = in.prepare()
+	}
+	if err != nil {
+		return &report{Failure: newFailure(err)}
+	}
+	req, err := readRequest()
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	if err == nil {
+		err = in.enter(req)
+	}
+	if err != nil {
+		return &report{Failure: newFailure(err)}
+	}
+	pid, err := start(req.Spec)
+	if err != nil {
+		return &report{Failure: newFailure(err)}
+	}
+	return &report{Exit: in.supervise(pid)}
+}
+
 // initProcess is the state of init.
 type initProcess struct {
 	stage   *stage         // nil until built
+	root    *rootfs        // nil until mounted
 	signals chan os.Signal // nil until listened to
 }
 
@@ -97,8 +112,8 @@ func (in *initProcess) listen() {
 	signal.Notify(in.signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2)
 }
 
-// send passes a report to the parent.
-func send(r report) error {
+// send passes the report to the parent.
+func send(r *report) error {
 	data, err := json.Marshal(r)
 	if err != nil {
 		return err
@@ -111,13 +126,6 @@ func send(r report) error {
 		data = data[n:]
 	}
 	return nil
-}
-
-func refuse(err error) int {
-	if sendErr := send(report{Failure: newFailure(err)}); sendErr != nil {
-		fmt.Fprintf(os.Stderr, "%s is started by slipway only: %v\n", initName, err)
-	}
-	return 1
 }
 
 // hide keeps init's memory, descriptors and program from the processes it will be among: a process that is not dumpable
@@ -199,6 +207,7 @@ func (in *initProcess) enter(req *request) error {
 	if err != nil {
 		return err
 	}
+	in.root = r
 	if err := r.mountCgroups(req.Cgroups); err != nil {
 		return err
 	}
@@ -207,11 +216,6 @@ func (in *initProcess) enter(req *request) error {
 	}
 	if err := r.mountSpec(); err != nil {
 		return err
-	}
-	if len(r.points) > 0 {
-		if err := send(report{Points: r.points}); err != nil {
-			return fmt.Errorf("report mount points: %w", err)
-		}
 	}
 	if err := r.pivot(); err != nil {
 		return err

@@ -220,6 +220,8 @@ func kind(err error) error {
 	switch {
 	case errors.Is(err, unix.ENOENT):
 		return errs.Mark(err, errs.NotFound)
+	case errors.Is(err, unix.ELOOP):
+		return errs.Mark(err, errs.Invalid)
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
 		return errs.Mark(err, errs.Denied)
 	case errors.Is(err, unix.ENOSYS), errors.Is(err, unix.ENODEV):

@@ -51,26 +51,13 @@ func newStage(insecure bool) (*stage, error) {
 	return s, s.restrict()
 }
 
-// mountScratch mounts the tmpfs over the root of the mount namespace. Absolute paths go on meaning the host's files, for
-// the process's root is below; the tmpfs is reached by its descriptor alone.
-func (s *stage) mountScratch() error {
-	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
-	if err != nil {
+// mountScratch mounts the tmpfs over /sys, a folder that every machine has and in which nothing is looked up any more:
+// the sandbox's own sysfs is a new one. It must not be a folder whose mounts or files a spec could name.
+func (s *stage) mountScratch() (err error) {
+	if err := unix.Mount("tmpfs", "/sys", "tmpfs", unix.MS_NOSUID, "mode=0755,size="+scratchSize); err != nil {
 		return err
 	}
-	defer unix.Close(fs)
-	for _, option := range [][2]string{{"mode", "0755"}, {"size", scratchSize}} {
-		if err := unix.FsconfigSetString(fs, option[0], option[1]); err != nil {
-			return err
-		}
-	}
-	if err := unix.FsconfigCreate(fs); err != nil {
-		return err
-	}
-	if s.scratch, err = unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID); err != nil {
-		return err
-	}
-	if err := unix.MoveMount(s.scratch, "", unix.AT_FDCWD, "/", unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+	if s.scratch, err = openDir(unix.AT_FDCWD, "/sys"); err != nil {
 		return err
 	}
 	for _, dir := range []string{"root", "proc", "sys", "dev", "nodes", "empty"} {

@@ -7,8 +7,8 @@ import (
 	"slipway/internal/errs"
 )
 
-// What the parent and init say to each other over their socket. The parent sends one request, together with the three
-// standard descriptors; init answers with reports, the last of which says how it ended.
+// What the parent and init say to each other over their socket: the parent sends one request, together with the three
+// standard descriptors, and init answers with one report.
 
 // request is a spec and what the parent knows about the machine.
 type request struct {
@@ -17,14 +17,13 @@ type request struct {
 	Cgroups []string
 }
 
-// report is one message of init.
+// report is what became of a request, sent when no process but init is left. It has a Failure, which says why there was
+// no command, or an Exit, which says how it ended.
 type report struct {
-	// Points are changes to the upper folder that the command did not make. Sent before the command starts.
-	Points []point `json:",omitempty"`
-	// Failure says why there is no command, Exit how it ended: the last report has one of them, and is sent when no
-	// process but init is left.
 	Failure *failure `json:",omitempty"`
 	Exit    *exit    `json:",omitempty"`
+	// Points are changes to the upper folder that the command did not make.
+	Points []point `json:",omitempty"`
 }
 
 // exit is a wait status and what was used.
