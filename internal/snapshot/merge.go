@@ -112,7 +112,8 @@ func (v *View) directory(name string, candidates []int) (*directory, error) {
 			return nil, err
 		}
 		if name == "." {
-			ok, n.Mode = true, fs.ModeDir // every layer has a root, listed or not
+			// Every layer has a root, listed or not. The kernel merges all of them, marked as opaque or not.
+			ok, n.Mode, n.Opaque = true, fs.ModeDir, false
 		}
 		if !ok {
 			continue

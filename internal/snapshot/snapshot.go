@@ -49,7 +49,9 @@ type Snapshotter interface {
 	// Remove removes a folder. If it is held, or still a draft, the error is of kind errs.Conflict; if it is not
 	// there, of kind errs.NotFound.
 	Remove(ctx context.Context, id ID) error
-	// Recover removes drafts of processes that are gone, and what other removals left behind. It may run at any time.
+	// Recover removes drafts of processes that are gone, and deletes what Discard only put aside. It may run at any
+	// time, and is best run beside a build, by every process that uses the snapshotter: it ends, with what is left for
+	// the next one, when ctx does.
 	Recover(ctx context.Context) error
 }
 
@@ -67,7 +69,7 @@ type Draft interface {
 	// folder stays where it is, and held until Discard. It may be published under several keys. If key has a folder
 	// already, that one stays and this one is left unpublished, without an error.
 	Publish(ctx context.Context, key oci.Digest) error
-	// Discard ends the draft: removes the folder unless it was published, else only lets go of it. Calling it again
-	// does nothing.
+	// Discard ends the draft: removes the folder unless it was published, else only lets go of it. The files of a large
+	// folder are only put aside, for the next Recover to delete. Calling it again does nothing.
 	Discard() error
 }

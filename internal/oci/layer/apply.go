@@ -60,7 +60,8 @@ func (a *Applied) Dependent() bool { return len(a.Implicit) > 0 || len(a.Foreign
 // Nothing is ever made outside dir, whatever the tar says. Absolute names count from dir. A name that leads out of it
 // by way of ".." is an error, of kind errs.Corrupt as all that is wrong with the tar. Symbolic links that the layer
 // itself has are followed inside dir where a name goes through them, as containerd does. Of several entries with the
-// same name the last one counts. Long runs of zeros become holes. No memory is allocated by what a header claims.
+// same name the last one counts. An opaque marker at the top of the layer is noted, but the kernel's overlay does not
+// obey it. Long runs of zeros become holes. No memory is allocated by what a header claims.
 //
 // Beyond a limit of opts the error is of kind errs.Limit. When Apply fails dir is left as it is.
 func Apply(ctx context.Context, dir string, r io.Reader, opts ApplyOptions) (Applied, error) {

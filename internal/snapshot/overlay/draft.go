@@ -122,7 +122,7 @@ func (d *draft) Discard() error {
 	if d.published {
 		return lock.Close()
 	}
-	if err := errors.Join(d.o.bury(d.id), lock.Close()); err != nil {
+	if err := errors.Join(d.o.bury(d.id, atOnce), lock.Close()); err != nil {
 		return fmt.Errorf("discard snapshot %s: %w", d.id, err)
 	}
 	return nil

@@ -76,8 +76,28 @@ func Open(root string, opts Options) (*Overlay, error) {
 			return nil, fmt.Errorf("open snapshots: %w", err)
 		}
 	}
+	o.spread()
 	return o, nil
 }
+
+// spread asks ext4 to treat folders as unrelated, and so to put each into a part of the disk of its own. Left alone it
+// puts a new one where the last one was, and when that was removed within the last minutes it steps over each of its
+// inodes, which it does not use again so soon, for each new file: 20,000 files took 5 s instead of 0.3 s. Elsewhere
+// this does nothing, and it is only a hint: errors do not matter.
+func (o *Overlay) spread() {
+	dir, err := os.Open(o.root)
+	if err != nil {
+		return
+	}
+	defer dir.Close()
+	flags, err := unix.IoctlGetUint32(int(dir.Fd()), unix.FS_IOC_GETFLAGS)
+	if err == nil && flags&topdir == 0 {
+		_ = unix.IoctlSetPointerInt(int(dir.Fd()), unix.FS_IOC_SETFLAGS, int(flags|topdir))
+	}
+}
+
+// topdir is FS_TOPDIR_FL of linux/fs.h: chattr +T.
+const topdir = 0x00020000
 
 // bootPrefix shortens a boot's UUID to what an id begins with.
 func bootPrefix(boot string) string {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -164,6 +165,32 @@ func TestRestart(t *testing.T) {
 	}
 	if links, _ := filepath.Glob(filepath.Join(root, "keys/sha256/*")); len(links) != 2 {
 		t.Errorf("keys %v, want two", links)
+	}
+}
+
+// TestDiscardLarge checks that discarding many files is quick and that they go with the next Recover.
+func TestDiscardLarge(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	o := open(t, root, overlay.Options{})
+	d, err := o.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 2500 {
+		if err := os.WriteFile(filepath.Join(d.Dir(), strconv.Itoa(i)), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.Discard(); err != nil {
+		t.Fatal(err)
+	}
+	if ids, trash := folders(t, root); len(ids) != 0 || len(trash) != 1 {
+		t.Errorf("folders %v and trash %v, want one in the trash", ids, trash)
+	}
+	recoverAll(t, o)
+	if ids, trash := folders(t, root); len(ids)+len(trash) != 0 {
+		t.Errorf("folders %v and trash %v are left", ids, trash)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -32,22 +33,62 @@ func (o *Overlay) remove(id snapshot.ID) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(o.bury(id), l.Close())
+	return errors.Join(o.bury(id, everything), l.Close())
 }
 
-// bury removes a folder whose lock the caller has. It is gone at once, whatever its size: deleting the files comes
-// after renaming it.
-func (o *Overlay) bury(id snapshot.ID) error {
+// bury puts a folder whose lock the caller has into the trash, which is quick whatever its size, and there deletes up to
+// limit files.
+func (o *Overlay) bury(id snapshot.ID, limit int) error {
 	grave := filepath.Join(o.root, trashDir, string(id))
 	if err := os.Rename(o.folder(id), grave); err != nil {
 		return err
 	}
-	return os.RemoveAll(grave)
+	_, err := deleteSome(grave, limit)
+	return err
 }
+
+// deleteSome deletes a directory and what is in it, but no more than left files. It returns how many it may still
+// delete: none, if the directory is still there.
+func deleteSome(dir string, left int) (int, error) {
+	files, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return left, nil // others empty the trash at the same time
+	}
+	if err != nil {
+		return 0, err
+	}
+	for _, file := range files {
+		path := filepath.Join(dir, file.Name())
+		if file.IsDir() {
+			left, err = deleteSome(path, left)
+		} else {
+			err = os.Remove(path)
+			left--
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return 0, err
+		}
+		if left <= 0 {
+			return 0, nil
+		}
+	}
+	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return 0, err
+	}
+	return left - 1, nil
+}
+
+const (
+	// atOnce is how many files of a draft Discard deletes itself; more would hold up the build.
+	atOnce = 100
+	// everything is more files than any folder has.
+	everything = math.MaxInt
+)
 
 // Recover implements [snapshot.Snapshotter]. A folder that has no key and that nobody holds is garbage, as is one of an
 // earlier boot that Lookup would not trust, and a key whose folder is gone. The cost is that of reading the keys and
-// the list of folders, unless there is something to remove.
+// the list of folders, unless there is something to remove. Deleting what is in the trash comes last and ends when ctx
+// does.
 func (o *Overlay) Recover(ctx context.Context) error {
 	if err := o.recover(ctx); err != nil {
 		return fmt.Errorf("recover snapshots: %w", err)
@@ -72,10 +113,10 @@ func (o *Overlay) recover(ctx context.Context) (err error) {
 	}
 	for id := range suspects {
 		if keys[id] == nil || !o.trusted(id) {
-			err = errors.Join(err, o.bury(id))
+			err = errors.Join(err, o.bury(id, 0))
 		}
 	}
-	return errors.Join(err, o.sweep(), o.unlink(keys))
+	return errors.Join(err, o.unlink(keys), o.sweep(ctx))
 }
 
 // suspects returns, locked, the folders that seem to be garbage.
@@ -156,17 +197,24 @@ func (o *Overlay) unlink(keys map[snapshot.ID][]string) error {
 	return nil
 }
 
-// sweep deletes what is left in the trash. Others may be deleting it at the same time.
-func (o *Overlay) sweep() error {
+// sweep deletes what is in the trash. Others may be deleting it at the same time.
+func (o *Overlay) sweep(ctx context.Context) error {
 	trash := filepath.Join(o.root, trashDir)
 	graves, err := os.ReadDir(trash)
 	if err != nil {
 		return err
 	}
 	for _, grave := range graves {
-		err = errors.Join(err, os.RemoveAll(filepath.Join(trash, grave.Name())))
+		for left := 0; left == 0; {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			if left, err = deleteSome(filepath.Join(trash, grave.Name()), 1000); err != nil {
+				return err
+			}
+		}
 	}
-	return err
+	return nil
 }
 
 // Settle flushes the file system and notes that all folders published so far are on the disk, so that they are trusted
