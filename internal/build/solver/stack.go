@@ -82,7 +82,7 @@ func (s *stack) identity(ctx context.Context) (oci.Digest, error) {
 
 // folders unpacks what is not unpacked yet and returns the layers' folders, bottom first.
 func (b *builder) folders(ctx context.Context, s *stack) ([]string, error) {
-	ids, err := b.unpackAll(ctx, s)
+	ids, err := b.unpackAll(ctx, s, func(*rung) bool { return true })
 	if err != nil {
 		return nil, err
 	}
@@ -93,25 +93,21 @@ func (b *builder) folders(ctx context.Context, s *stack) ([]string, error) {
 	return dirs, nil
 }
 
-func (b *builder) unpackAll(ctx context.Context, s *stack) ([]snapshot.ID, error) {
+// unpackAll makes folders of the layers that are needed, side by side. The ID of any other is "".
+func (b *builder) unpackAll(ctx context.Context, s *stack, needed func(*rung) bool) ([]snapshot.ID, error) {
 	pending := make([]*future[snapshot.ID], len(s.rungs))
 	for i, r := range s.rungs {
-		if r.folder != "" {
+		switch {
+		case !needed(r):
+			pending[i] = resolved(snapshot.ID(""))
+		case r.folder != "":
 			pending[i] = resolved(r.folder)
-			continue
+		default:
+			var err error
+			if pending[i], err = b.unpackRung(ctx, &stack{rungs: s.rungs[:i+1]}); err != nil {
+				return nil, err
+			}
 		}
-		key, err := (&stack{rungs: s.rungs[:i+1]}).identity(ctx)
-		if err != nil {
-			return nil, err
-		}
-		p, err := r.packed(ctx)
-		if err != nil {
-			return nil, err
-		}
-		lower := slices.Clone(pending[:i])
-		pending[i] = b.unpack.start(b.group, key, func() (snapshot.ID, error) {
-			return b.unpackLayer(b.group.ctx, r, p, key, lower)
-		})
 	}
 	ids := make([]snapshot.ID, len(pending))
 	for i, f := range pending {
@@ -124,25 +120,41 @@ func (b *builder) unpackAll(ctx context.Context, s *stack) ([]snapshot.ID, error
 	return ids, nil
 }
 
+// unpackRung begins to make a folder of a stack's topmost layer.
+func (b *builder) unpackRung(ctx context.Context, s *stack) (*future[snapshot.ID], error) {
+	key, err := s.identity(ctx)
+	if err != nil {
+		return nil, err
+	}
+	top := len(s.rungs) - 1
+	r := s.rungs[top]
+	p, err := r.packed(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return b.unpack.start(b.group, key, func() (snapshot.ID, error) {
+		return b.unpackLayer(b.group.ctx, r, p, key, &stack{rungs: s.rungs[:top]})
+	}), nil
+}
+
 // view shows a stack without mounting it. Layers that exist as folders are read there, others through their index;
 // what has neither is unpacked.
 func (b *builder) view(ctx context.Context, s *stack) (*snapshot.View, error) {
-	layers := make([]snapshot.Layer, len(s.rungs))
-	unpack := false
-	for i, r := range s.rungs {
-		switch {
-		case r.folder != "":
-			layers[i] = snapshot.Layer{Dir: b.Snapshots.Dir(r.folder), Index: r.index}
-		case r.index != nil:
-			layers[i] = snapshot.Layer{Index: r.index}
-		default:
-			unpack = true
+	ids, err := b.unpackAll(ctx, s, func(r *rung) bool { return r.index == nil })
+	if err != nil {
+		return nil, err
+	}
+	layers := make([]snapshot.Layer, len(ids))
+	for i, id := range ids {
+		layers[i].Index = s.rungs[i].index
+		if id == "" {
+			id = s.rungs[i].folder
+		}
+		if id != "" {
+			layers[i].Dir = b.Snapshots.Dir(id)
 		}
 	}
-	if !unpack {
-		return snapshot.NewView(layers...), nil
-	}
-	return b.fullView(ctx, s)
+	return snapshot.NewView(layers...), nil
 }
 
 // fullView shows a stack whose every file can be read.
@@ -151,17 +163,13 @@ func (b *builder) fullView(ctx context.Context, s *stack) (*snapshot.View, error
 	if err != nil {
 		return nil, err
 	}
-	layers := make([]snapshot.Layer, len(dirs))
-	for i, d := range dirs {
-		layers[i] = snapshot.Layer{Dir: d}
-	}
-	return snapshot.NewView(layers...), nil
+	return snapshot.NewView(folderLayers(dirs)...), nil
 }
 
 // unpackLayer makes a layer's folder from its blob, unless this machine has it already. A layer that leans on those
 // below it (a folder it never lists, a hard link out of it) is kept under the identity of its stack, since it looks
 // different elsewhere; every other one under its diffID, for any stack.
-func (b *builder) unpackLayer(ctx context.Context, r *rung, p packed, stackID oci.Digest, lower []*future[snapshot.ID]) (snapshot.ID, error) {
+func (b *builder) unpackLayer(ctx context.Context, r *rung, p packed, stackID oci.Digest, under *stack) (snapshot.ID, error) {
 	for _, key := range []oci.Digest{p.diffID, stackID} {
 		id, err := b.Snapshots.Lookup(ctx, key)
 		if err == nil {
@@ -184,7 +192,7 @@ func (b *builder) unpackLayer(ctx context.Context, r *rung, p packed, stackID oc
 		name = "unpack " + r.base.ref.Familiar() + " " + short(p.desc.Digest)
 	}
 	st := b.events.start(name)
-	id, err := b.unpackBlob(ctx, st, r, p, stackID, lower)
+	id, err := b.unpackBlob(ctx, st, r, p, stackID, under)
 	st.end("", err)
 	if err != nil {
 		return "", fmt.Errorf("unpack layer %s: %w", p.desc.Digest, err)
@@ -192,7 +200,7 @@ func (b *builder) unpackLayer(ctx context.Context, r *rung, p packed, stackID oc
 	return id, b.hold(ctx, id)
 }
 
-func (b *builder) unpackBlob(ctx context.Context, st *step, r *rung, p packed, stackID oci.Digest, lower []*future[snapshot.ID]) (snapshot.ID, error) {
+func (b *builder) unpackBlob(ctx context.Context, st *step, r *rung, p packed, stackID oci.Digest, under *stack) (snapshot.ID, error) {
 	src, err := b.openLayer(ctx, r, p.desc)
 	if err != nil {
 		return "", err
@@ -207,7 +215,7 @@ func (b *builder) unpackBlob(ctx context.Context, st *step, r *rung, p packed, s
 	if err := draft.Discard(); err != nil {
 		return "", err
 	}
-	below, err := b.below(ctx, lower)
+	below, err := b.below(ctx, under)
 	if err != nil {
 		return "", err
 	}
@@ -221,17 +229,12 @@ func (b *builder) unpackBlob(ctx context.Context, st *step, r *rung, p packed, s
 	return draft.ID(), draft.Publish(ctx, stackID)
 }
 
-// below looks files up in the layers under one, once they are unpacked.
-func (b *builder) below(ctx context.Context, lower []*future[snapshot.ID]) (func(string) (layer.Entry, io.ReadCloser, error), error) {
-	layers := make([]snapshot.Layer, len(lower))
-	for i, f := range lower {
-		id, err := f.wait(ctx)
-		if err != nil {
-			return nil, err
-		}
-		layers[i] = snapshot.Layer{Dir: b.Snapshots.Dir(id)}
+// below looks files up in the layers under one.
+func (b *builder) below(ctx context.Context, under *stack) (func(string) (layer.Entry, io.ReadCloser, error), error) {
+	v, err := b.fullView(ctx, under)
+	if err != nil {
+		return nil, err
 	}
-	v := snapshot.NewView(layers...)
 	return func(p string) (layer.Entry, io.ReadCloser, error) {
 		e, err := v.Lstat(p)
 		if err != nil || !e.Mode.IsRegular() {
