@@ -191,14 +191,14 @@ func printRun(w io.Writer, f format, run *pipeline.Run) error {
 	if f == asJSON {
 		return printJSON(w, resultOf(run))
 	}
-	table := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(table, "TASK\tSTATUS\tTIME\tIMAGE\tDIGEST")
+	table := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0) // Flush returns what went wrong on the way
+	_, _ = fmt.Fprintln(table, "TASK\tSTATUS\tTIME\tIMAGE\tDIGEST")
 	for _, t := range run.Tasks {
 		took := "-"
 		if !t.StartedAt.IsZero() {
 			took = elapsed(t.FinishedAt.Sub(t.StartedAt))
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", t.Name, t.Status, took, orDash(t.Output.Image), orDash(t.Output.Digest))
+		_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", t.Name, t.Status, took, orDash(t.Output.Image), orDash(t.Output.Digest))
 	}
 	if err := table.Flush(); err != nil {
 		return fmt.Errorf("print the result: %w", err)
@@ -224,8 +224,13 @@ func resultOf(run *pipeline.Run) runResult {
 	return result
 }
 
-// elapsed prints a duration to a tenth of a second.
-func elapsed(d time.Duration) string { return pipeline.Duration(d.Round(100 * time.Millisecond)) }
+// elapsed prints a duration as exactly as people care: to the millisecond below a second, then to a tenth.
+func elapsed(d time.Duration) string {
+	if d < time.Second {
+		return pipeline.Duration(d.Round(time.Millisecond))
+	}
+	return pipeline.Duration(d.Round(100 * time.Millisecond))
+}
 
 func orDash(s string) string {
 	if s == "" {

@@ -12,7 +12,7 @@ import (
 
 func text(s string) *pipeline.Value { return &pipeline.Value{Kind: pipeline.String, Text: s} }
 
-// object makes a map of "key", value, …
+// object makes a map of keys and values in turn.
 func object(pairs ...any) *pipeline.Value {
 	v := &pipeline.Value{Kind: pipeline.Map}
 	for i := 0; i < len(pairs); i += 2 {

@@ -124,8 +124,8 @@ func (c command) verdict(verb string, code int, stderr string) error {
 	}
 }
 
-func contains(text string, any ...string) bool {
-	return slices.ContainsFunc(any, func(s string) bool { return strings.Contains(text, s) })
+func contains(text string, words ...string) bool {
+	return slices.ContainsFunc(words, func(s string) bool { return strings.Contains(text, s) })
 }
 
 // redact hides the credentials of an address, for messages.

@@ -135,7 +135,8 @@ func (s schema) check(t *testing.T, rules map[string]any, value any, path string
 				wrong("%v is not among %v", value, rule)
 			}
 		case "pattern":
-			if text, ok := value.(string); ok && !regexp.MustCompile(rule.(string)).MatchString(text) {
+			text, ok := value.(string)
+			if match, err := regexp.MatchString(rule.(string), text); ok && (err != nil || !match) {
 				wrong("%q does not match %v", text, rule)
 			}
 		case "minimum":

@@ -177,11 +177,11 @@ func (w *Worker) locate(job *pipeline.Job, v *pipeline.Value) (ref.Ref, error) {
 	if err != nil {
 		return ref.Ref{}, at(v, job.Task, err)
 	}
-	real := w.opts.MapRef(written)
-	if real != written {
-		job.Notice(written.Familiar() + " is " + real.Familiar() + " here")
+	here := w.opts.MapRef(written)
+	if here != written {
+		job.Notice(written.Familiar() + " is " + here.Familiar() + " here")
 	}
-	return real, nil
+	return here, nil
 }
 
 // cacheDir finds the folder of this machine that a cacheDir inside the environment means, and makes it.
