@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"iter"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 
@@ -43,6 +44,9 @@ type View struct {
 
 	mu   sync.Mutex
 	dirs map[string]*directory // every directory that was looked into
+	// listed are the regular files of every directory that was listed, with their places on this machine: whoever lists
+	// a directory goes on to read what is in it, and would pay for the whole path again.
+	listed map[string]string
 }
 
 // directory is what the layers have at the path of a merged directory.
@@ -53,7 +57,7 @@ type directory struct {
 
 // NewView returns the view of layers, bottom first.
 func NewView(layers ...Layer) *View {
-	v := &View{layers: slices.Clone(layers), dirs: map[string]*directory{}}
+	v := &View{layers: slices.Clone(layers), dirs: map[string]*directory{}, listed: map[string]string{}}
 	slices.Reverse(v.layers)
 	return v
 }
@@ -92,8 +96,13 @@ func (v *View) ReadDir(name string) ([]layer.Entry, error) {
 		return nil, wrap("read directory", name, err)
 	}
 	entries := make([]layer.Entry, len(files))
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	for i := range files {
 		entries[i] = files[i].Entry
+		if l := &v.layers[files[i].layer]; l.Dir != "" && files[i].Mode.IsRegular() {
+			v.listed[files[i].Path] = filepath.Join(l.Dir, files[i].Path)
+		}
 	}
 	return entries, nil
 }
@@ -101,6 +110,12 @@ func (v *View) ReadDir(name string) ([]layer.Entry, error) {
 // HostPath returns the path on this machine of the regular file at name. If its layer is not unpacked the error is
 // ErrNotUnpacked and names the layer.
 func (v *View) HostPath(name string) (string, error) {
+	v.mu.Lock()
+	p, ok := v.listed[name]
+	v.mu.Unlock()
+	if ok {
+		return p, nil
+	}
 	f, _, err := v.resolve(name, true)
 	if err == nil && !f.Mode.IsRegular() {
 		err = fmt.Errorf("not a regular file but %s: %w", f.Mode, errs.Invalid)
@@ -108,7 +123,7 @@ func (v *View) HostPath(name string) (string, error) {
 	if err != nil {
 		return "", wrap("locate", name, err)
 	}
-	p, err := v.source(&f)
+	p, err = v.source(&f)
 	return p, wrap("locate", name, err)
 }
 

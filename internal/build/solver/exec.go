@@ -286,7 +286,7 @@ func (b *builder) source(ctx context.Context, op *plan.Copy) (tree.Tree, error) 
 // and still have left the same files. It returns the key to remember the result under, "" for the context, whose
 // content is in the operation's own key.
 func (b *builder) sameContent(ctx context.Context, op *plan.Copy, src tree.Tree, parent oci.Digest, st *stack) (oci.Digest, *build.Record, error) {
-	if op.From.Kind == plan.FromContext || len(op.Sources) == 0 {
+	if b.req.NoCache || op.From.Kind == plan.FromContext || len(op.Sources) == 0 {
 		return "", nil, nil
 	}
 	content, err := contentKey(src, op, tree.Plain{})

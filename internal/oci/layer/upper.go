@@ -46,7 +46,7 @@ type walker struct {
 	root  string
 	links map[FileID]string // files with several names -> the first
 	yield func(File, error) bool
-	names []byte // scratch for getdents and listxattr
+	names []byte // scratch for getdents
 }
 
 // dir yields what is in the directory at rel, which is empty or ends with a slash.
@@ -141,17 +141,20 @@ func statEntry(rel string, st *unix.Stat_t) Entry {
 
 // xattrs reads the extended attributes that belong to a layer, and obeys those of the overlay.
 func (w *walker) xattrs(e *Entry, abs string) error {
-	if w.names == nil {
-		w.names = make([]byte, 64<<10) // XATTR_LIST_MAX
+	var few [256]byte // as many as nearly every file has
+	names := few[:]
+	n, err := unix.Llistxattr(abs, names)
+	if errors.Is(err, unix.ERANGE) {
+		names = make([]byte, 64<<10) // XATTR_LIST_MAX
+		n, err = unix.Llistxattr(abs, names)
 	}
-	n, err := unix.Llistxattr(abs, w.names)
 	if unsupportedXattr(err) || n == 0 {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("list extended attributes: %w", err)
 	}
-	for name := range bytes.SplitSeq(bytes.Clone(w.names[:n]), []byte{0}) {
+	for name := range bytes.SplitSeq(names[:n], []byte{0}) {
 		if err := w.xattr(e, abs, string(name)); err != nil {
 			return err
 		}
