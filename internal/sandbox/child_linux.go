@@ -65,8 +65,11 @@ type child struct {
 	err    error
 }
 
+// spareArg tells init that its request is some time away and will be an ordinary one.
+const spareArg = "spare"
+
 // spawn starts init on t, in cgroup when that is not nil. It waits for its request.
-func spawn(t *thread, cgroup *os.File) (*child, error) {
+func spawn(t *thread, cgroup *os.File, args ...string) (*child, error) {
 	program, err := programPath()
 	if err != nil {
 		return nil, err
@@ -96,7 +99,7 @@ func spawn(t *thread, cgroup *os.File) (*child, error) {
 		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(cgroup.Fd())
 	}
 	c := &child{conn: ours, exited: make(chan struct{})}
-	t.do(func() { c.proc, err = os.StartProcess(program, []string{initName}, attr) })
+	t.do(func() { c.proc, err = os.StartProcess(program, append([]string{initName}, args...), attr) })
 	if err != nil {
 		return nil, errors.Join(startError(err), ours.Close())
 	}

@@ -9,7 +9,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"slipway/internal/errs"
 	"slipway/internal/sandbox/cgroup"
 )
 
@@ -64,12 +63,11 @@ func (g *Group) open() (err error) {
 	return err
 }
 
-// Close kills what still runs in the group and removes it.
+// Close waits for the group's sandboxes to end and removes it. It may be called again.
 func (g *Group) Close() error {
-	err := fmt.Errorf("close group again: %w", errs.Invalid)
+	var err error
 	g.close.Do(func() {
 		g.thread.stop()
-		err = nil
 		if g.dir != nil {
 			err = g.dir.Close()
 		}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -47,7 +48,7 @@ func serve() int {
 // run carries out one request and says how that ended.
 func (in *initProcess) run() *report {
 	err := hide()
-	if err == nil {
+	if err == nil && slices.Contains(os.Args, spareArg) {
 		err = in.prepare()
 	}
 	if err != nil {
@@ -77,12 +78,8 @@ type initProcess struct {
 	signals chan os.Signal // nil until listened to
 }
 
-// prepare does ahead what every ordinary sandbox needs, unless there is a request already: then it may not be ordinary.
-func (in *initProcess) prepare() (err error) {
-	fds := []unix.PollFd{{Fd: controlFD, Events: unix.POLLIN}}
-	if n, err := unix.Poll(fds, 0); n != 0 || err != nil {
-		return nil // reading tells what is wrong
-	}
+// prepare does ahead what every ordinary sandbox needs.
+func (in *initProcess) prepare() error {
 	if err := in.build(false); err != nil {
 		return err
 	}

@@ -1,0 +1,163 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"sync"
+
+	"slipway/internal/errs"
+)
+
+// Launcher starts sandboxes. It keeps one process started and waiting for its spec, so that a run pays only for the
+// mount of its root and for its command. The zero value is ready; Close it. All methods may be called concurrently.
+type Launcher struct {
+	mu      sync.Mutex
+	closed  bool
+	thread  *thread           // starts processes; nil until needed
+	spare   *child            // started and waiting
+	filling bool              // somebody starts a spare
+	next    sync.WaitGroup    // for him
+	last    map[string]*child // upper folder to the sandbox that used it last and may still have it mounted
+}
+
+// Run starts the command of spec, waits for it and returns how it ended. A non-zero exit is a result, not an error.
+//
+// An error means that the command did not run, or that its end is unknown: errs.Invalid for a spec or a root that
+// cannot work, errs.NotFound for a command that is not there, errs.Denied and errs.Unavailable for what the machine
+// does not allow or have. When ctx is done first, everything is killed after spec.Grace and Run returns context.Cause.
+//
+// When Run returns, every process of the sandbox but its init has ended and Upper is complete.
+func (l *Launcher) Run(ctx context.Context, spec *Spec) (Result, error) {
+	res, err := l.run(ctx, spec, true)
+	if err != nil {
+		return res, fmt.Errorf("run %q: %w", spec.Args, err)
+	}
+	return res, nil
+}
+
+// Run is Launcher.Run for a single sandbox.
+func Run(ctx context.Context, spec *Spec) (res Result, err error) {
+	var l Launcher
+	res, err = l.run(ctx, spec, false)
+	if err = errors.Join(err, l.Close()); err != nil {
+		return res, fmt.Errorf("run %q: %w", spec.Args, err)
+	}
+	return res, nil
+}
+
+// Warm starts the first spare process in the background, for callers that know of a run to come.
+func (l *Launcher) Warm() { l.refill() }
+
+// Close ends the spare process and waits for runs that have not returned. Later ones fail.
+func (l *Launcher) Close() error {
+	l.mu.Lock()
+	l.closed = true
+	l.mu.Unlock()
+	l.next.Wait()
+	var err error
+	if l.spare != nil {
+		err = l.spare.discard()
+		l.spare = nil
+	}
+	if l.thread != nil {
+		l.thread.stop()
+		l.thread = nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, c := range l.last {
+		<-c.exited
+	}
+	return err
+}
+
+func (l *Launcher) run(ctx context.Context, spec *Spec, refill bool) (Result, error) {
+	if err := spec.check(); err != nil {
+		return Result{}, err
+	}
+	if ctx.Err() != nil {
+		return Result{}, context.Cause(ctx)
+	}
+	upper := spec.Upper + spec.Root
+	l.awaitFree(upper)
+	c, err := l.take(spec)
+	if err != nil {
+		return Result{}, err
+	}
+	if refill {
+		l.refill()
+	}
+	res, err := c.run(ctx, spec)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	maps.DeleteFunc(l.last, func(_ string, c *child) bool { return c.gone() })
+	if l.last == nil {
+		l.last = map[string]*child{}
+	}
+	l.last[upper] = c
+	return res, err
+}
+
+// awaitFree waits until a sandbox that has returned has also been dismantled, if it used the same upper folder. The
+// kernel complains about a second mount of one, and is slow to: a millisecond where its console is a serial line.
+func (l *Launcher) awaitFree(upper string) {
+	l.mu.Lock()
+	c := l.last[upper]
+	l.mu.Unlock()
+	if c != nil {
+		<-c.exited
+	}
+}
+
+// take returns a process to give a spec to: the spare, or a new one, which it must be to be born inside a group or when
+// it is not to be like others.
+func (l *Launcher) take(spec *Spec) (*child, error) {
+	if spec.Group != nil {
+		return spec.Group.spawn()
+	}
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return nil, fmt.Errorf("launcher is closed: %w", errs.Canceled)
+	}
+	var c *child
+	if spec.ordinary() {
+		c, l.spare = l.spare, nil
+	}
+	t := l.starter()
+	l.mu.Unlock()
+	if c != nil && !c.gone() {
+		return c, nil
+	}
+	return spawn(t, nil)
+}
+
+// starter returns the thread that starts processes. The caller holds mu.
+func (l *Launcher) starter() *thread {
+	if l.thread == nil {
+		l.thread = newThread()
+	}
+	return l.thread
+}
+
+// refill starts a spare unless there is one. That it cannot is no loss: the next run tries again and reports it.
+func (l *Launcher) refill() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed || l.filling || l.spare != nil {
+		return
+	}
+	l.filling = true
+	t := l.starter()
+	l.next.Go(func() {
+		c, err := spawn(t, nil, spareArg)
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.filling = false
+		if err == nil {
+			l.spare = c
+		}
+	})
+}
