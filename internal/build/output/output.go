@@ -227,8 +227,12 @@ func replaceWith(file string, data []byte) error {
 	})
 }
 
-// replaceFile writes a file under a temporary name beside it, syncs it, and renames it.
+// replaceFile writes a file under a temporary name beside it, syncs it, and renames it. What is there and is no file, a
+// pipe or /dev/null, is written to and stays.
 func replaceFile(file string, write func(io.Writer) error) (err error) {
+	if info, err := os.Stat(file); err == nil && !info.Mode().IsRegular() {
+		return writeInto(file, write)
+	}
 	tmp, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+"-*")
 	if err != nil {
 		return err
@@ -245,4 +249,13 @@ func replaceFile(file string, write func(io.Writer) error) (err error) {
 		return err
 	}
 	return os.Rename(tmp.Name(), file)
+}
+
+func writeInto(file string, write func(io.Writer) error) (err error) {
+	f, err := os.OpenFile(file, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	return write(f)
 }
