@@ -94,8 +94,7 @@ func readHouse(t *testing.T, root string) []pkg {
 		if err != nil || !d.IsDir() {
 			return err
 		}
-		name := d.Name()
-		if p != root && (name == "testdata" || name == "node_modules" || name == "tools" || strings.HasPrefix(name, ".")) {
+		if p != root && elsewhere(p) {
 			return fs.SkipDir
 		}
 		found, err := readPackage(root, p)
@@ -108,6 +107,13 @@ func readHouse(t *testing.T, root string) []pkg {
 		t.Fatal(err)
 	}
 	return house
+}
+
+// elsewhere says whether a folder is none of this module's: the go command's own rules, and a module of its own.
+func elsewhere(dir string) bool {
+	name := filepath.Base(dir)
+	_, err := os.Stat(filepath.Join(dir, "go.mod"))
+	return err == nil || name == "testdata" || name == "node_modules" || strings.HasPrefix(name, ".")
 }
 
 func readPackage(root, dir string) (pkg, error) {
