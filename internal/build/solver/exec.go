@@ -43,7 +43,7 @@ func (b *builder) runProcess(ctx context.Context, ev *step, op *plan.Run, why pu
 	end := &tail{}
 	stdout, stderr := &lines{s: ev, stream: 1, tail: end}, &lines{s: ev, stream: 2, tail: end}
 	spec.Stdout, spec.Stderr = stdout, stderr
-	result, err := sandbox.Run(ctx, spec)
+	result, err := b.launcher.Run(ctx, spec)
 	stdout.flush()
 	stderr.flush()
 	if err != nil {

@@ -124,16 +124,17 @@ type builder struct {
 	events *events
 	began  time.Time
 
-	images  once[string, *baseImage]
-	keys    map[*plan.Stage][]oci.Digest
-	probed  map[*plan.Stage]*probe
-	stages  once[*plan.Stage, *stack]
-	unpack  once[oci.Digest, snapshot.ID]
-	push    *pusher
-	target  map[*plan.Stage]bool // the target and the stages it stands on
-	limits  *sandbox.Group
-	packs   chan struct{} // a place for each layer packed at once
-	unpacks chan struct{} // a place for each layer unpacked at once
+	images   once[string, *baseImage]
+	keys     map[*plan.Stage][]oci.Digest
+	probed   map[*plan.Stage]*probe
+	stages   once[*plan.Stage, *stack]
+	unpack   once[oci.Digest, snapshot.ID]
+	push     *pusher
+	target   map[*plan.Stage]bool // the target and the stages it stands on
+	limits   *sandbox.Group
+	launcher sandbox.Launcher
+	packs    chan struct{} // a place for each layer packed at once
+	unpacks  chan struct{} // a place for each layer unpacked at once
 
 	mu     sync.Mutex
 	drafts []snapshot.Draft
@@ -251,6 +252,7 @@ func (b *builder) close(ctx context.Context) error {
 			first = err
 		}
 	}
+	keep(b.launcher.Close())
 	for _, d := range b.drafts {
 		keep(d.Discard()) // harmless for those that were published
 	}

@@ -125,7 +125,8 @@ func (b *builder) walk(ctx context.Context, s *plan.Stage) (*stack, error) {
 	return st, nil
 }
 
-// prefetch begins work on the stages that steps to be run will copy from, so that they run beside this one.
+// prefetch begins what steps to be run will need: the stages that they copy from, which run beside this one, and the
+// first sandbox.
 func (b *builder) prefetch(s *plan.Stage, p *probe) error {
 	done := len(p.records)
 	for _, step := range s.Steps {
@@ -135,8 +136,13 @@ func (b *builder) prefetch(s *plan.Stage, p *probe) error {
 		if done--; done >= 0 {
 			continue
 		}
-		if c, ok := step.Op.(*plan.Copy); ok && c.From.Kind == plan.FromStage {
-			b.stage(c.From.Stage)
+		switch op := step.Op.(type) {
+		case *plan.Copy:
+			if op.From.Kind == plan.FromStage {
+				b.stage(op.From.Stage)
+			}
+		case *plan.Run:
+			b.launcher.Warm() // a process takes longer to start than the files it will see take to find
 		}
 	}
 	return nil
