@@ -73,7 +73,8 @@ func Apply(ctx context.Context, dir string, r io.Reader, opts ApplyOptions) (App
 }
 
 // Extract unpacks an archive that is no image layer, as ADD does: compressed or not, and with names that begin with
-// .wh. refused. For the rest it is Apply; DiffID and Bytes are those of the plain tar.
+// .wh. refused, and with ".." that leads out of it leading nowhere. For the rest it is Apply; DiffID and Bytes are those
+// of the plain tar.
 func Extract(ctx context.Context, dir string, r io.Reader, opts ApplyOptions) (_ Applied, err error) {
 	plain, err := Decompress(r)
 	if err != nil {
@@ -171,6 +172,12 @@ func (u *unpacker) entry(hdr *tar.Header) error {
 	if hdr.Typeflag == tar.TypeXGlobalHeader {
 		return nil
 	}
+	if u.opts.plain { // as in a root of its own, ".." at the top leads nowhere
+		hdr.Name = path.Join("/", hdr.Name)
+		if hdr.Typeflag == tar.TypeLink {
+			hdr.Linkname = path.Join("/", hdr.Linkname)
+		}
+	}
 	e, err := headerEntry(hdr)
 	if err != nil {
 		return err
@@ -186,7 +193,7 @@ func (u *unpacker) entry(hdr *tar.Header) error {
 		if !e.IsRegular() || e.Size == 0 {
 			return u.put(dir, base, e, task{})
 		}
-		return u.read(dir, base, e, u.tar)
+		return corrupt(u.read(dir, base, e, u.tar))
 	})
 	if e.Hard && errors.Is(err, errs.NotFound) {
 		return u.borrow(name, &e)

@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"maps"
-	"path"
 	"slices"
-	"strings"
 	"time"
 
 	"slipway/internal/errs"
@@ -153,7 +151,7 @@ func (d *decoder) record(e *Entry) {
 			e.Xattrs[key] = d.name()
 		}
 	}
-	d.bad = d.bad || e.Path == "" || e.Path == ".." || path.Clean(e.Path) != e.Path || e.Path[0] == '/' || strings.HasPrefix(e.Path, "../")
+	d.bad = d.bad || !inside(e.Path)
 }
 
 func (d *decoder) byte() byte {

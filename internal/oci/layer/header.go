@@ -41,17 +41,20 @@ func appendEntry(b []byte, e *Entry, epoch *time.Time) ([]byte, error) {
 // checkName refuses what would mean something else in a tar.
 func checkName(name string) error {
 	switch {
-	case name == "." || name == "..", path.Clean(name) != name, strings.HasPrefix(name, "/"), strings.HasPrefix(name, "../"):
-		if name != "." {
-			return fmt.Errorf("path %q is not clean and relative: %w", name, errs.Invalid)
-		}
 	case strings.IndexByte(name, 0) >= 0:
 		return fmt.Errorf("path %q contains a NUL: %w", name, errs.Invalid)
+	case !inside(name):
+		return fmt.Errorf("path %q is not clean and relative: %w", name, errs.Invalid)
 	case strings.HasPrefix(path.Base(name), whiteoutPrefix):
 		return errs.Hint(fmt.Errorf("%s: names that begin with %s mean deletions in an image layer: %w", name, whiteoutPrefix, errs.Invalid),
 			"rename the file, or exclude it with .dockerignore")
 	}
 	return nil
+}
+
+// inside says whether name is clean, relative, and does not lead up.
+func inside(name string) bool {
+	return name != "" && path.Clean(name) == name && name[0] != '/' && name != ".." && !strings.HasPrefix(name, "../")
 }
 
 // markerHeader is the header of a whiteout. It has no time of its own; containerd gives it that of the build, which
@@ -72,6 +75,8 @@ func tarHeader(e *Entry, epoch *time.Time) (tar.Header, error) {
 		ModTime: clampTime(e.ModTime, epoch),
 	}
 	switch t := e.Mode.Type(); {
+	case e.Size < 0:
+		return hdr, fmt.Errorf("%s: negative size %d: %w", e.Path, e.Size, errs.Invalid)
 	case e.Hard:
 		hdr.Typeflag = tar.TypeLink
 	case t == 0:

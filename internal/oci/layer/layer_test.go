@@ -1,9 +1,7 @@
 package layer_test
 
 import (
-	"archive/tar"
 	"bytes"
-	"errors"
 	"io"
 	"io/fs"
 	"iter"
@@ -150,24 +148,5 @@ func TestRoundTrip(t *testing.T) {
 		if diff := cmp.Diff(e, got, sameTimes); !ok || diff != "" {
 			t.Errorf("Index.Lookup(%s) mismatch (-want +got)\n%s", e.Path, diff)
 		}
-	}
-}
-
-// TestStandardTar checks the bytes against archive/tar.
-func TestStandardTar(t *testing.T) {
-	t.Parallel()
-	var names []string
-	for r := tar.NewReader(bytes.NewReader(write(t, seq(everything(t)...)))); ; {
-		hdr, err := r.Next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		names = append(names, hdr.Name)
-	}
-	if got, want := names[len(names)-1], ".wh.var"; got != want {
-		t.Errorf("last name is %q, want %q", got, want)
 	}
 }

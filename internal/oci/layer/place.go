@@ -1,6 +1,7 @@
 package layer
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -142,12 +143,5 @@ func short(err error, want, got int64) error {
 	return fmt.Errorf("read content: %w", err)
 }
 
-// zero says whether p is all zeros.
-func zero(p []byte) bool {
-	for _, b := range p {
-		if b != 0 {
-			return false
-		}
-	}
-	return true
-}
+// zero says whether p, which is not empty, is all zeros: whether it is one zero followed by itself.
+func zero(p []byte) bool { return p[0] == 0 && bytes.Equal(p[1:], p[:len(p)-1]) }

@@ -102,10 +102,10 @@ func (t *tree) collect() []Entry {
 	if t.root.entry != nil {
 		entries = append(entries, *t.root.entry)
 	}
-	return gather(entries, t.root, "", map[*Entry]string{})
+	return t.gather(entries, t.root, "", map[*Entry]string{})
 }
 
-func gather(entries []Entry, dir *node, prefix string, first map[*Entry]string) []Entry {
+func (t *tree) gather(entries []Entry, dir *node, prefix string, first map[*Entry]string) []Entry {
 	for _, name := range slices.Sorted(maps.Keys(dir.children)) {
 		n := dir.children[name]
 		e := *n.entry
@@ -114,12 +114,12 @@ func gather(entries []Entry, dir *node, prefix string, first map[*Entry]string) 
 		}
 		if link, again := first[n.entry]; again {
 			e.Hard, e.Link = true, link
-		} else if e.Mode.IsRegular() {
+		} else if t.linked[n.entry] {
 			first[n.entry] = e.Path
 		}
 		entries = append(entries, e)
 		if n.isDir() {
-			entries = gather(entries, n, prefix+name+"/", first)
+			entries = t.gather(entries, n, prefix+name+"/", first)
 		}
 	}
 	return entries

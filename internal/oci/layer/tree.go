@@ -28,6 +28,7 @@ type tree struct {
 	*crew
 	root    *node
 	entries int
+	linked  map[*Entry]bool                                 // files with several names
 	below   func(path string) (Entry, io.ReadCloser, error) // nil: nothing is known of the layers below
 	open    []*node                                         // directories with a handle, except the root; oldest first
 	buf     []byte                                          // scratch for long files
@@ -51,7 +52,7 @@ func newTree(ctx context.Context, dir string) (*tree, error) {
 		return nil, &os.PathError{Op: "open", Path: dir, Err: err}
 	}
 	root := &node{name: ".", children: map[string]*node{}, handle: newHandle(fd)}
-	return &tree{crew: newCrew(ctx), root: root}, nil
+	return &tree{crew: newCrew(ctx), root: root, linked: map[*Entry]bool{}}, nil
 }
 
 // path returns where the node is, relative to the root.
@@ -269,6 +270,7 @@ func (t *tree) link(dir *node, name string, e *Entry) error {
 		return fmt.Errorf("%s: link to %s: %w", n.path(), e.Link, err)
 	}
 	dir.children[name] = n
+	t.linked[n.entry] = true
 	return nil
 }
 

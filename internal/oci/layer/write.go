@@ -112,8 +112,6 @@ func (l *layout) file(f *File) error {
 
 func (l *layout) content(f *File) error {
 	switch {
-	case f.Size < 0:
-		return fmt.Errorf("%s: negative size %d: %w", f.Path, f.Size, errs.Invalid)
 	case f.Source != "":
 		return l.gaps(f)
 	case f.Open != nil:
