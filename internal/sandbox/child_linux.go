@@ -34,12 +34,28 @@ func newThread() *thread {
 	t := &thread{jobs: make(chan func()), done: make(chan struct{})}
 	go func() {
 		defer close(t.done)
-		runtime.LockOSThread() // and never unlocked: the thread may be in a cgroup and must not run anything else
-		for job := range t.jobs {
-			job()
-		}
+		t.serve()
 	}()
 	return t
+}
+
+// serve runs jobs. The thread ends with it, for it is never unlocked: it may be in a cgroup and must not run anything
+// else. A program's first thread cannot end, so that one is left alone.
+func (t *thread) serve() {
+	runtime.LockOSThread()
+	if unix.Gettid() == unix.Getpid() {
+		defer runtime.UnlockOSThread()
+		done := make(chan struct{})
+		go func() { // on another thread, since this one is locked
+			defer close(done)
+			t.serve()
+		}()
+		<-done
+		return
+	}
+	for job := range t.jobs {
+		job()
+	}
 }
 
 // do runs job on the thread and waits for it.

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"runtime"
 	"slices"
 
@@ -64,18 +63,22 @@ func (in *initProcess) run() *report {
 	if err != nil {
 		return &report{Failure: newFailure(err)}
 	}
+	var signals *forwarder
+	if req.Forward {
+		signals = newForwarder()
+	}
 	pid, err := start(req.Spec)
 	if err != nil {
 		return &report{Failure: newFailure(err)}
 	}
-	return &report{Exit: in.supervise(pid)}
+	signals.to(pid)
+	return &report{Exit: supervise(pid)}
 }
 
 // initProcess is the state of init.
 type initProcess struct {
-	stage   *stage         // nil until built
-	root    *rootfs        // nil until mounted
-	signals chan os.Signal // nil until listened to
+	stage *stage  // nil until built
+	root  *rootfs // nil until mounted
 }
 
 // prepare does ahead what every ordinary sandbox needs.
@@ -83,7 +86,6 @@ func (in *initProcess) prepare() error {
 	if err := in.build(false); err != nil {
 		return err
 	}
-	in.listen()
 	// The first use of a type costs package json a tenth of a millisecond.
 	data, err := json.Marshal(request{Spec: &Spec{Mounts: make([]Mount, 1), Files: make([]File, 1)}})
 	if err == nil {
@@ -101,12 +103,6 @@ func (in *initProcess) build(insecure bool) (err error) {
 		return err
 	}
 	return dropBounding()
-}
-
-// listen has the signals collected that are passed on to the command.
-func (in *initProcess) listen() {
-	in.signals = make(chan os.Signal, 8)
-	signal.Notify(in.signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2)
 }
 
 // send passes the report to the parent.

@@ -1,12 +1,14 @@
 package sandbox_test
 
 import (
+	"debug/elf"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -29,8 +31,21 @@ func (l layers) withProbe(t testing.TB) layers {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if !isStatic(t, exe) {
+		t.Skip("needs a static test binary, to run it inside (CGO_ENABLED=0)")
+	}
 	copyFile(t, exe, filepath.Join(l.lower, probePath))
 	return l
+}
+
+func isStatic(t testing.TB, exe string) bool {
+	t.Helper()
+	f, err := elf.Open(exe)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	return !slices.ContainsFunc(f.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_INTERP })
 }
 
 // probe runs an attempt inside and returns its output.

@@ -19,7 +19,7 @@ func (c *child) run(ctx context.Context, spec *Spec) (res Result, err error) {
 	}
 	oomKills := spec.Group.oomKills()
 	finish := c.killWhenDone(ctx, spec.Grace)
-	rep, err := c.converse(request{Spec: spec, Cgroups: spec.Group.view()}, std)
+	rep, err := c.converse(request{Spec: spec, Cgroups: spec.Group.view(), Forward: spec.Grace > 0}, std)
 	stopped := finish()
 	if stopped || err != nil || rep.Exit == nil {
 		err = errors.Join(err, c.discard())

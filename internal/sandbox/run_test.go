@@ -71,6 +71,7 @@ func TestRunReportsHowTheCommandEnded(t *testing.T) {
 		{"success", "true", sandbox.Result{}},
 		{"failure", "exit 3", sandbox.Result{ExitCode: 3}},
 		{"killed", "kill -9 $$", sandbox.Result{ExitCode: 137, Signal: 9}},
+		{"init cannot be ended from inside", "kill -9 1; kill -TERM 1; kill -HUP 1; sleep 0.01; exit 4", sandbox.Result{ExitCode: 4}},
 		{"terminated", "kill -15 $$", sandbox.Result{ExitCode: 143, Signal: 15}},
 	}
 	for _, tt := range tests {

@@ -2,23 +2,55 @@ package sandbox
 
 import (
 	"errors"
+	"os"
+	"os/signal"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// supervise sees the command to its end: it passes signals on, reaps every other process that ends meanwhile, and then
-// kills what the command left behind, so that nobody writes to the root after the parent has been told.
-func (in *initProcess) supervise(pid int) *exit {
-	if in.signals == nil {
-		in.listen()
-	}
+// forwarder passes signals that init gets on to the command.
+type forwarder struct {
+	target chan int
+}
+
+// passedOn are the signals by which people and service managers ask for an end.
+func passedOn() []os.Signal {
+	return []os.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2}
+}
+
+// newForwarder starts listening. All threads that it takes exist when it returns: later, the command may have used up
+// what a limit of processes allows, and the Go runtime ends a program that cannot have a thread.
+func newForwarder() *forwarder {
+	f := &forwarder{target: make(chan int)}
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, passedOn()...)
+	up := make(chan struct{})
 	go func() { // lives as long as the process
-		for s := range in.signals {
+		close(up)
+		pid := <-f.target
+		for s := range signals {
 			_ = unix.Kill(-pid, s.(syscall.Signal)) // the command's process group; it may be gone
 		}
 	}()
+	<-up
+	return f
+}
+
+// to names the command. Without a forwarder the signals are ignored from then on: what anybody inside sends to process 1
+// must not end the sandbox. Not before, since the command would inherit that.
+func (f *forwarder) to(pid int) {
+	if f == nil {
+		signal.Ignore(passedOn()...)
+		return
+	}
+	f.target <- pid
+}
+
+// supervise sees the command to its end: it reaps every other process that ends meanwhile, and then kills what the
+// command left behind, so that nobody writes to the root after the parent has been told.
+func supervise(pid int) *exit {
 	releaseStdio()
 	used := &exit{}
 	if status, ok := used.reap(pid); ok {

@@ -15,6 +15,8 @@ type request struct {
 	Spec *Spec
 	// Cgroups are the cgroup hierarchies to show below /sys/fs/cgroup, see cgroup.View.
 	Cgroups []string
+	// Forward asks init to pass signals on to the command.
+	Forward bool
 }
 
 // report is what became of a request, sent when no process but init is left. It has a Failure, which says why there was

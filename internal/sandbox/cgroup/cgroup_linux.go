@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -78,31 +79,52 @@ func explain(err error) error {
 }
 
 // create makes the folders of a group and writes its limits.
-func (h *Hierarchy) create(name string, l Limits) (*Group, error) {
+func (h *Hierarchy) create(name string, l Limits) (g *Group, err error) {
+	g = &Group{hier: h, dirs: map[string]string{}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, g.remove())
+		}
+	}()
+	if h.v2 { // one folder, whatever the limits
+		if err := g.mkdir(filepath.Join(parent(h.dirs[""]), name)); err != nil {
+			return g, err
+		}
+	}
 	settings := h.settings(l)
-	g := &Group{hier: h, dirs: map[string]string{}}
 	for _, controller := range controllers() {
-		base, err := h.base(controller)
-		if errors.Is(err, errs.Unavailable) && len(settings[controller]) == 0 {
+		if len(settings[controller]) == 0 {
 			continue
 		}
+		base, err := h.base(controller)
 		if err != nil {
-			return nil, errors.Join(err, g.remove())
+			return g, err
 		}
 		dir := filepath.Join(base, name)
-		if err := os.Mkdir(dir, 0o755); err == nil {
-			g.all = append(g.all, dir)
-		} else if !h.v2 || !errors.Is(err, os.ErrExist) || len(g.all) == 0 {
-			return nil, errors.Join(err, g.remove())
+		if !h.v2 {
+			if err := g.mkdir(dir); err != nil {
+				return g, err
+			}
 		}
 		g.dirs[controller] = dir
 		for _, s := range settings[controller] {
 			if err := s.apply(dir); err != nil {
-				return nil, errors.Join(err, g.remove())
+				return g, err
 			}
 		}
 	}
 	return g, nil
+}
+
+func (g *Group) mkdir(dir string) error {
+	if slices.Contains(g.all, dir) { // controllers mounted together
+		return nil
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	g.all = append(g.all, dir)
+	return nil
 }
 
 // Born tells how processes come into the group: on v2 they are cloned into dir. On v1 dir is empty and they inherit the
@@ -229,7 +251,12 @@ func abandoned(name string) bool {
 }
 
 func write(file, value string) error {
-	return os.WriteFile(file, []byte(value), 0) // the kernel's files exist, or the write fails
+	f, err := os.OpenFile(file, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(value)
+	return errors.Join(err, f.Close())
 }
 
 // readKey reads "key 12" from a file of such lines. A missing key is 0.

@@ -113,6 +113,17 @@ func (h *Hierarchy) Controllers() ([]string, error) {
 	return slices.Sorted(slices.Values(strings.Fields(string(data)))), err
 }
 
+// Writable tells whether groups can be made.
+func (h *Hierarchy) Writable() bool {
+	bases := h.bases()
+	for _, dir := range bases {
+		if unix.Access(dir, unix.W_OK) != nil {
+			return false
+		}
+	}
+	return len(bases) > 0
+}
+
 // View are the cgroup file systems to show to a process that should see its own limits: "cgroup2", or on v1 the mount
 // options of the hierarchies with limits. v1 is shown to members of a group only; each hierarchy costs a mount.
 func (h *Hierarchy) View(g *Group) []string {
