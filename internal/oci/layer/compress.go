@@ -18,6 +18,10 @@ const (
 	defaultZstd = 3
 )
 
+// tinyBlock is the longest block that is compressed without a proper encoder, whose tables of 1 MB cost more to make
+// than so little to compress: most layers of a Dockerfile are one such block.
+const tinyBlock = 32 << 10
+
 // codec is one way to compress a sequence of blocks, each on its own.
 type codec interface {
 	mediaType() string
@@ -88,6 +92,10 @@ type gzipEncoder struct {
 
 func (g *gzipEncoder) encode(dst, src []byte, last bool) ([]byte, error) {
 	out := bytes.NewBuffer(dst)
+	if len(src) <= tinyBlock && g.level == defaultGzip {
+		err := flate.StatelessDeflate(out, src, last, nil)
+		return out.Bytes(), err
+	}
 	if g.w == nil {
 		w, err := flate.NewWriter(out, g.level)
 		if err != nil {

@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"slipway/internal/errs"
@@ -111,7 +112,7 @@ func decode(data []byte) (*Index, error) {
 	entries := make([]Entry, count)
 	for i := range entries {
 		d.record(&entries[i])
-		if d.bad || i > 0 && comparePaths(entries[i-1].Path, entries[i].Path) >= 0 {
+		if d.bad || i == 0 && !inside(entries[i].Path) || i > 0 && !follows(entries[i-1].Path, entries[i].Path) {
 			return nil, fmt.Errorf("entry %d is malformed or out of order", i)
 		}
 	}
@@ -151,7 +152,18 @@ func (d *decoder) record(e *Entry) {
 			e.Xattrs[key] = d.name()
 		}
 	}
-	d.bad = d.bad || !inside(e.Path)
+	d.bad = d.bad || e.Path == ""
+}
+
+// follows says whether b comes after a, and is a proper path. Nearly always both are in the same directory, so that
+// only the names need be looked at.
+func follows(a, b string) bool {
+	aDir, aBase := splitPath(a)
+	if len(b) > len(aDir)+1 && b[:len(aDir)] == aDir && len(aDir) > 0 && b[len(aDir)] == '/' && strings.IndexByte(b[len(aDir)+1:], '/') < 0 {
+		base := b[len(aDir)+1:]
+		return base > aBase && base != "." && base != ".."
+	}
+	return inside(b) && comparePaths(a, b) < 0
 }
 
 func (d *decoder) byte() byte {

@@ -35,7 +35,7 @@ func (x *Index) Entries() []Entry { return x.entries }
 // Lookup returns the entry at a clean, relative path. A hard link has the fields of the file that it names.
 func (x *Index) Lookup(path string) (Entry, bool) {
 	i, ok := sort.Find(len(x.entries), func(i int) int { return comparePaths(path, x.entries[i].Path) })
-	if !ok {
+	if !ok || x.entries[i].Path != path {
 		return Entry{}, false
 	}
 	return x.entries[i], true
