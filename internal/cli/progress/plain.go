@@ -31,9 +31,9 @@ func (p *plain) event(_ string, s *step, e build.Event) {
 			p.printf("#%d %s\n", s.number, transfer(e.Bytes, e.Total))
 		}
 	case build.Done:
-		p.printf("#%d DONE %s%s\n", s.number, seconds(e.Took), spaced(e.Text))
+		p.printf("#%d DONE %s%s\n", s.number, took(e.Took), spaced(e.Text))
 	case build.Failed:
-		p.printf("#%d FAILED %s%s\n", s.number, seconds(e.Took), spaced(e.Text))
+		p.printf("#%d FAILED %s%s\n", s.number, took(e.Took), spaced(e.Text))
 	case build.Warning:
 		p.printf("warning: %s\n", Clean(e.Text, maxLine))
 	case build.Note:
@@ -86,7 +86,15 @@ func (j *jsonLines) event(scope string, _ *step, e build.Event) {
 	j.printf("%s\n", line)
 }
 
-// seconds shows a duration as people read one: 0.4s, 12.3s, 2m03s.
+// took shows how long something took: as seconds does, and in milliseconds where that is below one.
+func took(d time.Duration) string {
+	if d < time.Second {
+		return fmt.Sprintf("%dms", d.Milliseconds())
+	}
+	return seconds(d)
+}
+
+// seconds shows a duration on a clock that runs: 0.4s, 12.3s, 2m03s.
 func seconds(d time.Duration) string {
 	if d = d.Round(100 * time.Millisecond); d < time.Minute {
 		return fmt.Sprintf("%.1fs", d.Seconds())

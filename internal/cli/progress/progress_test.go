@@ -143,7 +143,7 @@ func TestScopes(t *testing.T) {
 			t.Errorf("Close: %v", err)
 		}
 	}
-	want := "#1 [image: build 1/1] RUN make\n#2 CACHED [warm] debian\n#1 DONE 0.0s\n"
+	want := "#1 [image: build 1/1] RUN make\n#2 CACHED [warm] debian\n#1 DONE 0ms\n"
 	if diff := cmp.Diff(want, text.String()); diff != "" {
 		t.Errorf("plain mismatch (-want +got):\n%s", diff)
 	}

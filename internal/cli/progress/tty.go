@@ -34,10 +34,10 @@ func (t *tty) event(_ string, s *step, e build.Event) {
 		t.over = append(t.over, t.line(green, "✓", s.name, "cached"))
 	case build.Done:
 		t.done++
-		t.over = append(t.over, t.line(green, "✓", s.name, seconds(e.Took)))
+		t.over = append(t.over, t.line(green, "✓", s.name, took(e.Took)))
 	case build.Failed:
 		t.failed++
-		t.over = append(t.over, t.line(red, "✗", s.name, seconds(e.Took)))
+		t.over = append(t.over, t.line(red, "✗", s.name, took(e.Took)))
 		for _, line := range s.tail {
 			t.over = append(t.over, t.log(line))
 		}
