@@ -23,7 +23,9 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"slipway/internal/app"
+	"slipway/internal/build/dockerfile"
 	"slipway/internal/build/output"
+	"slipway/internal/build/solver"
 	"slipway/internal/config"
 )
 
@@ -35,6 +37,12 @@ const golden = "../build/testdata/golden"
 type goldenCase struct {
 	File, Context, Target string
 	Args                  map[string]string
+	Needs                 []dockerfile.Feature
+}
+
+// refused says whether the case asks for something that slipway must refuse because it cannot do it.
+func (c *goldenCase) refused() bool {
+	return slices.ContainsFunc(c.Needs, func(f dockerfile.Feature) bool { return !slices.Contains(solver.Features(), f) })
 }
 
 // goldenWant is want.json: that the build fails, or the config and the files that differ from the base image's.
@@ -85,9 +93,9 @@ func runGolden(t *testing.T, a *app.App, base map[string]string, dir string) {
 		Context: filepath.Join(dir, c.Context), File: filepath.Join(dir, file), Target: c.Target, Args: c.Args,
 		Network: "default", Outputs: []output.Output{{Type: "layout", Dest: layout}},
 	})
-	if want.Error {
+	if want.Error || c.refused() {
 		if err == nil {
-			t.Error("built, though BuildKit refuses it")
+			t.Error("built, though it must be refused")
 		}
 		return
 	}

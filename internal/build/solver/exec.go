@@ -234,10 +234,10 @@ func (b *builder) addSources(ctx context.Context, c *tree.Copy, op *plan.Copy, s
 	if op.DestIsDir && !strings.HasSuffix(dest, "/") {
 		dest += "/"
 	}
-	for _, pattern := range op.Sources {
-		matches, err := tree.Matches(src, pattern)
+	for _, from := range sources(op) {
+		matches, filter, err := from.Find(src)
 		if err != nil {
-			return fmt.Errorf("%s: %w", pattern, err)
+			return err
 		}
 		for _, m := range matches {
 			if op.Extract {
@@ -249,13 +249,13 @@ func (b *builder) addSources(ctx context.Context, c *tree.Copy, op *plan.Copy, s
 					continue
 				}
 			}
-			if err := c.Add(src, m, dest); err != nil {
+			if err := c.Add(src, m, dest, filter); err != nil {
 				return err
 			}
 		}
 	}
 	for _, f := range op.Inline {
-		if err := c.Add(tree.NewMemory(f.Name, []byte(f.Data), f.Mode), f.Name, dest); err != nil {
+		if err := c.Add(tree.NewMemory(f.Name, []byte(f.Data), f.Mode), f.Name, dest, nil); err != nil {
 			return err
 		}
 	}
@@ -286,7 +286,7 @@ func (b *builder) source(ctx context.Context, op *plan.Copy) (tree.Tree, error) 
 // and still have left the same files. It returns the key to remember the result under, "" for the context, whose
 // content is in the operation's own key.
 func (b *builder) sameContent(ctx context.Context, op *plan.Copy, src tree.Tree, parent oci.Digest, st *stack) (oci.Digest, *build.Record, error) {
-	if b.req.NoCache || op.From.Kind == plan.FromContext || len(op.Sources) == 0 {
+	if b.req.NoCache || op.From.Kind == plan.FromContext || len(sources(op)) == 0 {
 		return "", nil, nil
 	}
 	content, err := contentKey(src, op, tree.Plain{})

@@ -131,10 +131,11 @@ func (b *builder) sourceKey(_ context.Context, op *plan.Copy) (string, error) {
 
 // contentKey is the digest of what a COPY reads from a tree.
 func contentKey(t tree.Tree, op *plan.Copy, sums tree.Sums) (string, error) {
-	if len(op.Sources) == 0 {
+	from := sources(op)
+	if len(from) == 0 {
 		return "", nil
 	}
-	sum, err := tree.Digest(t, op.Sources, sums)
+	sum, err := tree.Digest(t, from, sums)
 	if err != nil {
 		return "", err
 	}

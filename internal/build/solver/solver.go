@@ -71,6 +71,7 @@ type Bases interface {
 // Request is one build.
 type Request struct {
 	File *dockerfile.File
+	// Plan are the choices of the build; Supports is the solver's own.
 	Plan plan.Options
 	// Context is the build context. Default: an empty one.
 	Context tree.Tree
@@ -214,6 +215,7 @@ func (b *builder) build(ctx context.Context) (*build.Image, error) {
 
 // plan resolves base images until the plan needs no more.
 func (b *builder) plan(ctx context.Context) error {
+	b.req.Plan.Supports = Features()
 	needs, err := plan.Images(b.req.File, b.req.Plan)
 	if err != nil {
 		return err

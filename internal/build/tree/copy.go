@@ -43,6 +43,16 @@ type Copy struct {
 	files map[string]*layer.File
 	fresh map[string]bool // folders of files that hide whatever is below them
 	names map[inode]string
+	// pending are folders on the way to the file being copied which are not taken for themselves.
+	pending []pending
+}
+
+// pending is a folder of a source that is copied when something in it is.
+type pending struct {
+	src  Tree
+	dir  layer.Entry
+	to   string
+	done bool
 }
 
 type inode struct{ dev, ino uint64 }
@@ -99,17 +109,10 @@ func (c *Copy) exists(p string) (layer.Entry, bool, error) {
 }
 
 // Add copies one source of the instruction, a path of src, to dest: as a file of that name, or into it when dest ends
-// in a slash or is a folder.
-func (c *Copy) Add(src Tree, source, dest string) error {
-	from, err := Resolve(src, source, true)
+// in a slash or is a folder. Of what is below a folder only that is copied which filter takes.
+func (c *Copy) Add(src Tree, from, dest string, filter *Filter) error {
+	e, err := source(src, from)
 	if err != nil {
-		return err
-	}
-	e, err := src.Lstat(from)
-	if err != nil {
-		if notExist(err) {
-			return fmt.Errorf("%q: %w", "/"+clean(source), errs.NotFound)
-		}
 		return err
 	}
 	if err := c.makeDest(dest); err != nil {
@@ -124,7 +127,7 @@ func (c *Copy) Add(src Tree, source, dest string) error {
 		return err
 	}
 	if !e.Mode.IsDir() && ok && there.Mode.IsDir() {
-		to = join(to, path.Base(clean(source)))
+		to = join(to, path.Base(clean(from)))
 	}
 	into := parent(to)
 	if e.Mode.IsDir() && !ok {
@@ -133,7 +136,7 @@ func (c *Copy) Add(src Tree, source, dest string) error {
 	if err := c.MakeDir(into); err != nil {
 		return err
 	}
-	return c.copy(src, e, to, false)
+	return c.copy(src, e, to, false, verdict{taken: true, below: sieve{filter: filter}})
 }
 
 // makeDest makes what stands before the last slash of dest.
@@ -238,33 +241,98 @@ func (c *Copy) MakeDir(p string) error {
 	return c.place(f)
 }
 
-// copy puts one file, or a folder with everything in it, at to. An existing folder keeps its own mode and owner unless
-// overwrite is set, which it is for every folder but the one an instruction names.
-func (c *Copy) copy(src Tree, e layer.Entry, to string, overwrite bool) error {
+// copy puts one file, or a folder with what is taken of it, at to. An existing folder keeps its own mode and owner
+// unless overwrite is set, which it is for every folder but the one an instruction names.
+func (c *Copy) copy(src Tree, e layer.Entry, to string, overwrite bool, v verdict) error {
+	if v.taken {
+		if err := c.copyPending(); err != nil {
+			return err
+		}
+	}
+	if e.Mode.IsDir() {
+		return c.copyDir(src, e, to, overwrite, v)
+	}
+	if !v.taken {
+		return nil
+	}
 	there, ok, err := c.exists(to)
 	if err != nil {
 		return err
 	}
-	if !e.Mode.IsDir() {
-		if ok && there.Mode.IsDir() {
-			return fmt.Errorf("cannot replace directory %s with a file: %w", "/"+to, errs.Invalid)
-		}
-		return c.put(src, e, to)
+	if ok && there.Mode.IsDir() {
+		return fmt.Errorf("cannot replace directory %s with a file: %w", "/"+to, errs.Invalid)
 	}
-	if ok && !there.Mode.IsDir() {
-		return fmt.Errorf("cannot copy a directory to %s, which is not one: %w", "/"+to, errs.Invalid)
-	}
-	if !ok || overwrite {
-		if err := c.putDir(src, e, to, ok); err != nil {
+	return c.put(src, e, to)
+}
+
+func (c *Copy) copyDir(src Tree, e layer.Entry, to string, overwrite bool, v verdict) error {
+	if v.taken {
+		merge, err := c.mayMerge(to)
+		if err != nil {
 			return err
 		}
+		if !merge || overwrite {
+			if err := c.putDir(src, e, to, merge); err != nil {
+				return err
+			}
+		}
 	}
+	c.pending = append(c.pending, pending{src: src, dir: e, to: to, done: v.taken})
+	defer func() { c.pending = c.pending[:len(c.pending)-1] }()
 	children, err := src.ReadDir(e.Path)
 	if err != nil {
 		return err
 	}
 	for _, child := range children {
-		if err := c.copy(src, child, join(to, path.Base(child.Path)), true); err != nil {
+		name := path.Base(child.Path)
+		below, err := v.below.child(name)
+		if err != nil {
+			return err
+		}
+		if !below.taken && below.prune {
+			continue
+		}
+		if err := c.copy(src, child, join(to, name), true, below); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mayMerge says whether there is a folder at a path where one is to be put. Anything else there is in the way.
+func (c *Copy) mayMerge(to string) (bool, error) {
+	there, ok, err := c.exists(to)
+	if err == nil && ok && !there.Mode.IsDir() {
+		err = fmt.Errorf("cannot copy a directory to %s, which is not one: %w", "/"+to, errs.Invalid)
+	}
+	return ok, err
+}
+
+// copyPending copies the folders above something that is taken. As in BuildKit one that is there already gets the
+// source's mode and keeps its owner.
+func (c *Copy) copyPending() error {
+	for i := range c.pending {
+		p := &c.pending[i]
+		if p.done {
+			continue
+		}
+		p.done = true
+		merge, err := c.mayMerge(p.to)
+		if err != nil {
+			return err
+		}
+		if !merge {
+			if err := c.putDir(p.src, p.dir, p.to, false); err != nil {
+				return err
+			}
+			continue
+		}
+		there, err := c.Lstat(p.to)
+		if err != nil {
+			return err
+		}
+		there.Mode, there.Opaque = p.dir.Mode, false
+		if err := c.place(layer.File{Entry: there}); err != nil {
 			return err
 		}
 	}

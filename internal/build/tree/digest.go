@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"path"
 	"slices"
 	"sync"
 
@@ -23,33 +24,26 @@ type Sums interface {
 }
 
 // Digest identifies what a COPY reads: for each source the paths it matches, and below them every name, mode, owner,
-// link and content. Times are left out, so that a fresh checkout gives the same digest. A source without wildcards
-// that is not there is an error; wildcards that match nothing are not.
-func Digest(t Tree, sources []string, sums Sums) ([sha256.Size]byte, error) {
+// link and content that its filter takes. Times are left out, so that a fresh checkout gives the same digest. A source
+// without wildcards that is not there is an error; wildcards that match nothing are not.
+func Digest(t Tree, sources []Source, sums Sums) ([sha256.Size]byte, error) {
 	var zero [sha256.Size]byte
 	var all []layer.Entry
 	h := sha256.New()
 	for _, s := range sources {
-		matches, err := Matches(t, s)
+		matches, filter, err := s.Find(t)
 		if err != nil {
-			return zero, fmt.Errorf("%s: %w", s, err)
+			return zero, err
 		}
 		for _, m := range matches {
-			real, err := Resolve(t, m, true)
+			e, err := source(t, m)
 			if err != nil {
-				return zero, err
-			}
-			e, err := t.Lstat(real)
-			if err != nil {
-				if notExist(err) {
-					return zero, fmt.Errorf("%q: %w", "/"+clean(m), errs.NotFound)
-				}
 				return zero, err
 			}
 			writeString(h, "source")
 			writeString(h, m)
 			n := len(all)
-			if all, err = walk(t, e, all); err != nil {
+			if all, err = walk(t, e, &sieve{filter: filter}, true, all); err != nil {
 				return zero, err
 			}
 			writeInt(h, uint64(len(all)-n))
@@ -66,20 +60,47 @@ func Digest(t Tree, sources []string, sums Sums) ([sha256.Size]byte, error) {
 	return [sha256.Size]byte(h.Sum(nil)), nil
 }
 
-// walk appends e and everything below it.
-func walk(t Tree, e layer.Entry, to []layer.Entry) ([]layer.Entry, error) {
-	to = append(to, e)
+// source finds the file that a path named as source stands for.
+func source(t Tree, p string) (layer.Entry, error) {
+	real, err := Resolve(t, p, true)
+	if err != nil {
+		return layer.Entry{}, err
+	}
+	e, err := t.Lstat(real)
+	if notExist(err) {
+		return e, fmt.Errorf("%q: %w", "/"+clean(p), errs.NotFound)
+	}
+	return e, err
+}
+
+// walk appends e and what is taken below it. A folder that is not taken is appended when something in it is.
+func walk(t Tree, e layer.Entry, s *sieve, taken bool, to []layer.Entry) ([]layer.Entry, error) {
 	if !e.Mode.IsDir() {
+		if taken {
+			to = append(to, e)
+		}
 		return to, nil
 	}
+	to = append(to, e)
+	n := len(to)
 	children, err := t.ReadDir(e.Path)
 	if err != nil {
 		return nil, err
 	}
 	for _, c := range children {
-		if to, err = walk(t, c, to); err != nil {
+		v, err := s.child(path.Base(c.Path))
+		if err != nil {
 			return nil, err
 		}
+		if !v.taken && v.prune {
+			continue
+		}
+		if to, err = walk(t, c, &v.below, v.taken, to); err != nil {
+			return nil, err
+		}
+	}
+	if !taken && len(to) == n {
+		to = to[:n-1]
 	}
 	return to, nil
 }

@@ -5,10 +5,10 @@ import (
 	"strings"
 )
 
-// Matches expands a source of COPY: the paths of t that pattern names, in order. A pattern without wildcards names
+// matches expands a source of COPY: the paths of t that pattern names, in order. A pattern without wildcards names
 // itself, whether it exists or not. Wildcards match as path.Match does, one element each, and a folder that matches is
 // taken whole.
-func Matches(t Tree, pattern string) ([]string, error) {
+func matches(t Tree, pattern string) ([]string, error) {
 	fixed, wild := splitWildcards(clean(pattern))
 	if wild == "" {
 		return []string{fixed}, nil

@@ -93,7 +93,7 @@ func TestAdd(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			c := tree.NewCopy(folder(t, tree.FolderOptions{AsRoot: true}, below...), tree.Options{})
-			err := c.Add(folder(t, tree.FolderOptions{AsRoot: true}, src...), tc.source, tc.dest)
+			err := c.Add(folder(t, tree.FolderOptions{AsRoot: true}, src...), tc.source, tc.dest, nil)
 			if tc.err != "" {
 				if err == nil || err.Error() != tc.err {
 					t.Fatalf("Add = %v, want %q", err, tc.err)
@@ -117,7 +117,7 @@ func TestAddKeepsHardLinks(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := tree.NewCopy(tree.Empty{}, tree.Options{})
-	if err := c.Add(src, "d", "/n"); err != nil {
+	if err := c.Add(src, "d", "/n", nil); err != nil {
 		t.Fatal(err)
 	}
 	want := []string{"drwxr-xr-x n", "-rw-r--r-- n/a", "-rw-r--r-- n/b -> n/a"}
@@ -140,7 +140,7 @@ func TestOwnerAndChmod(t *testing.T) {
 			t.Fatal(err)
 		}
 		c := tree.NewCopy(tree.Empty{}, tree.Options{Owner: &tree.Owner{UID: 7, GID: 8}, Chmod: chmod})
-		if err := c.Add(folder(t, tree.FolderOptions{AsRoot: true}, "x 1"), "x", "/n/"); err != nil {
+		if err := c.Add(folder(t, tree.FolderOptions{AsRoot: true}, "x 1"), "x", "/n/", nil); err != nil {
 			t.Fatal(err)
 		}
 		if diff := cmp.Diff(tc.want, list(c)); diff != "" {
@@ -190,12 +190,12 @@ func TestMatches(t *testing.T) {
 		{"missing", []string{"missing"}},
 		{"../../a.js", []string{"a.js"}},
 	} {
-		got, err := tree.Matches(tr, tc.pattern)
+		got, _, err := tree.Source{Pattern: tc.pattern}.Find(tr)
 		if err != nil {
-			t.Errorf("Matches(%q): %v", tc.pattern, err)
+			t.Errorf("Find(%q): %v", tc.pattern, err)
 		}
 		if diff := cmp.Diff(tc.want, got); diff != "" {
-			t.Errorf("Matches(%q) mismatch (-want +got):\n%s", tc.pattern, diff)
+			t.Errorf("Find(%q) mismatch (-want +got):\n%s", tc.pattern, diff)
 		}
 	}
 }
@@ -218,7 +218,7 @@ func TestResolveStaysInside(t *testing.T) {
 func TestDigestSeesWhatMatters(t *testing.T) {
 	t.Parallel()
 	digest := func(files ...string) string {
-		sum, err := tree.Digest(folder(t, tree.FolderOptions{AsRoot: true}, files...), []string{"/d", "/a*"}, tree.Plain{})
+		sum, err := tree.Digest(folder(t, tree.FolderOptions{AsRoot: true}, files...), []tree.Source{{Pattern: "/d"}, {Pattern: "/a*"}}, tree.Plain{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -244,7 +244,7 @@ func TestDigestSeesWhatMatters(t *testing.T) {
 
 func TestDigestRefusesWhatIsMissing(t *testing.T) {
 	t.Parallel()
-	_, err := tree.Digest(folder(t, tree.FolderOptions{}, "a 1"), []string{"/b"}, tree.Plain{})
+	_, err := tree.Digest(folder(t, tree.FolderOptions{}, "a 1"), []tree.Source{{Pattern: "/b"}}, tree.Plain{})
 	if !errors.Is(err, errs.NotFound) || err.Error() != `"/b": not found` {
 		t.Errorf("Digest = %v", err)
 	}
@@ -364,7 +364,7 @@ func BenchmarkDigest(b *testing.B) {
 				if warm {
 					sums = h
 				}
-				if _, err := tree.Digest(tr, []string{"/"}, sums); err != nil {
+				if _, err := tree.Digest(tr, []tree.Source{{Pattern: "/"}}, sums); err != nil {
 					b.Fatal(err)
 				}
 			}
