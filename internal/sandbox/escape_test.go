@@ -160,6 +160,7 @@ func TestEscapeStateFolderAndEnvironmentAreInvisible(t *testing.T) {
 
 func TestEscapeProgramThroughScript(t *testing.T) {
 	t.Parallel()
+	staticExecutable(t)
 	l := busybox(t)
 	if err := os.WriteFile(filepath.Join(l.lower, "bin/script"), []byte("#!/proc/self/exe\n"), 0o755); err != nil {
 		t.Fatal(err)

@@ -27,25 +27,26 @@ const probePath = "/probe"
 // withProbe adds the test binary to the root.
 func (l layers) withProbe(t testing.TB) layers {
 	t.Helper()
+	copyFile(t, staticExecutable(t), filepath.Join(l.lower, probePath))
+	return l
+}
+
+// staticExecutable is the test binary, if it can run inside.
+func staticExecutable(t testing.TB) string {
+	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !isStatic(t, exe) {
-		t.Skip("needs a static test binary, to run it inside (CGO_ENABLED=0)")
-	}
-	copyFile(t, exe, filepath.Join(l.lower, probePath))
-	return l
-}
-
-func isStatic(t testing.TB, exe string) bool {
-	t.Helper()
 	f, err := elf.Open(exe)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	return !slices.ContainsFunc(f.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_INTERP })
+	if slices.ContainsFunc(f.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_INTERP }) {
+		t.Skip("needs a static test binary, to run it inside (CGO_ENABLED=0)")
+	}
+	return exe
 }
 
 // probe runs an attempt inside and returns its output.

@@ -85,15 +85,22 @@ func section(profile *specs.LinuxSeccomp, tables []Arch) ([]bpf.Instruction, err
 	if err != nil {
 		return nil, err
 	}
-	var ranges []span
-	for _, table := range tables {
+	code := []bpf.Instruction{bpf.LoadAbsolute{Off: offNumber, Size: 4}}
+	for i, table := range tables {
 		calls, err := verdicts(profile, table, denied)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", table.Name, err)
 		}
-		ranges = append(ranges, spans(calls, table.Bit, denied)...)
+		judge, err := search(spans(calls, table.Bit, denied))
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", table.Name, err)
+		}
+		if i+1 < len(tables) {
+			code = append(code, unless(bpf.JumpLessThan, tables[i+1].Bit, judge)...)
+		}
+		code = append(code, judge...)
 	}
-	return append([]bpf.Instruction{bpf.LoadAbsolute{Off: offNumber, Size: 4}}, search(ranges)...), nil
+	return code, nil
 }
 
 // verdicts maps each number that the profile names to the code that judges it.
@@ -195,7 +202,8 @@ func oneOf(conds []specs.LinuxSeccompArg, allowed, denied uint32) ([]bpf.Instruc
 	}
 	low, high := argument(conds[0].Index)
 	code := []bpf.Instruction{high, bpf.JumpIf{Cond: bpf.JumpEqual, Val: 0, SkipTrue: 1}, no[0], low}
-	return append(code, search(fill(values, 0, no, no))...), nil
+	tree, err := search(fill(values, 0, no, no))
+	return append(code, tree...), err
 }
 
 // argument loads the halves of one argument on a little-endian machine.
