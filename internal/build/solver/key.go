@@ -61,7 +61,7 @@ func (b *builder) computeKeys(ctx context.Context) error {
 			parent := keys[len(keys)-1]
 			key := parent
 			if st.Op != nil {
-				if key, err = b.opKey(ctx, s, st, parent); err != nil {
+				if key, err = b.stateKey(ctx, s, st, parent); err != nil {
 					return b.at(st, err)
 				}
 			}

@@ -126,7 +126,8 @@ type builder struct {
 	began  time.Time
 
 	images   once[string, *baseImage]
-	keys     map[*plan.Stage][]oci.Digest
+	keys     map[*plan.Stage][]oci.Digest // of the states: below the first step, and after each
+	linked   map[*plan.Step]oci.Digest    // of the operations that do not depend on the state below
 	probed   map[*plan.Stage]*probe
 	stages   once[*plan.Stage, *stack]
 	unpack   once[oci.Digest, snapshot.ID]
@@ -178,7 +179,7 @@ func (s *Solver) Build(ctx context.Context, req Request) (image *build.Image, er
 func (s *Solver) builder(ctx context.Context, req Request) *builder {
 	return &builder{
 		Solver: s, req: req, began: s.Now(), events: newEvents(req.Events, s.Now), group: newGroup(ctx),
-		keys: map[*plan.Stage][]oci.Digest{}, probed: map[*plan.Stage]*probe{},
+		keys: map[*plan.Stage][]oci.Digest{}, linked: map[*plan.Step]oci.Digest{}, probed: map[*plan.Stage]*probe{},
 		packs: make(chan struct{}, packsAtOnce), unpacks: make(chan struct{}, unpacksAtOnce),
 	}
 }

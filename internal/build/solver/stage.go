@@ -46,7 +46,7 @@ func (b *builder) probe(ctx context.Context, s *plan.Stage) (*probe, error) {
 		if st.Op == nil {
 			continue
 		}
-		r, err := b.lookup(ctx, b.keys[s][i+1], p.chain)
+		r, err := b.lookup(ctx, b.keyOf(s, i), identityUnder(st.Op, p.chain))
 		if errors.Is(err, errs.NotFound) {
 			return p, nil
 		}
@@ -177,12 +177,12 @@ func (b *builder) announce(s *plan.Stage, rungs ...*rung) {
 // step brings a stack one operation further: with the record that the probe found, with one that turns out to fit now
 // that the state below is known, or by running it.
 func (b *builder) step(ctx context.Context, s *plan.Stage, i int, st *stack, hit *build.Record) (*stack, error) {
-	step, key := s.Steps[i], b.keys[s][i+1]
+	step, key := s.Steps[i], b.keyOf(s, i)
 	name := stepName(s, step.Number, step.Text)
 	b.count(func(n *build.Stats) { n.Steps++ })
 	if hit == nil {
 		var err error
-		if hit, err = b.late(ctx, key, st); err != nil {
+		if hit, err = b.late(ctx, key, under(step.Op, st)); err != nil {
 			return nil, err
 		}
 	}
@@ -260,7 +260,7 @@ func (b *builder) run(ctx context.Context, ev *step, s *plan.Stage, i int, st *s
 	case *plan.Run:
 		return b.runProcess(ctx, ev, op, b.purpose(s, i), st)
 	case *plan.Copy:
-		return b.copyFiles(ctx, op, b.purpose(s, i), b.keys[s][i], st)
+		return b.copyFiles(ctx, op, b.purpose(s, i), b.parentOf(s, i), under(op, st))
 	case *plan.Mkdir:
 		return b.makeDir(ctx, op, b.purpose(s, i), st)
 	default:
@@ -276,7 +276,7 @@ type purpose struct {
 }
 
 func (b *builder) purpose(s *plan.Stage, i int) purpose {
-	return purpose{keys: []oci.Digest{b.keys[s][i+1]}, folder: b.wantsFolder(s, i), blob: b.target[s]}
+	return purpose{keys: []oci.Digest{b.keyOf(s, i)}, folder: b.wantsFolder(s, i), blob: b.target[s]}
 }
 
 // wantsFolder says whether something will read the files of step i's layer from a folder: a process that runs later on
