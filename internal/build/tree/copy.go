@@ -385,6 +385,9 @@ func (c *Copy) file(src Tree, e layer.Entry, to string) (layer.File, error) {
 			return f, err
 		}
 		f.Source = host
+		if folder, ok := src.(*Folder); ok {
+			f.Ctime = folder.ctime(e.Path)
+		}
 	}
 	f.Open = func() (io.ReadCloser, error) { return src.Open(e.Path) }
 	return f, nil

@@ -101,6 +101,15 @@ func (f *Folder) stat(p string) (layer.Entry, Stat, error) {
 	return l.entries[i], l.stats[i], nil
 }
 
+// ctime is the inode change time of a file when it was listed; 0 when it is not there.
+func (f *Folder) ctime(p string) int64 {
+	_, st, err := f.stat(p)
+	if err != nil {
+		return 0
+	}
+	return st.Ctime
+}
+
 func (f *Folder) lstatRoot() (layer.Entry, Stat, error) {
 	var st unix.Stat_t
 	if err := unix.Lstat(f.root, &st); err != nil {

@@ -85,15 +85,3 @@ func (s *source) copyBytes(ctx context.Context, out int, off, end int64) error {
 	}
 	return nil
 }
-
-// check returns an error if the file is not as long as it should be.
-func (s *source) check(in int) error {
-	var st unix.Stat_t
-	if err := unix.Fstat(in, &st); err != nil {
-		return fmt.Errorf("stat: %w", err)
-	}
-	if st.Size != s.size {
-		return changed(s.size, st.Size)
-	}
-	return nil
-}

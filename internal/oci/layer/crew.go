@@ -59,6 +59,7 @@ type task struct {
 	entry  *Entry
 	data   []byte // content, if it is short
 	source string // or the file to copy
+	ctime  int64  // that the file must have (see File.Ctime)
 }
 
 // handle is a directory's descriptor. The last to release it closes it.
@@ -292,7 +293,7 @@ func create(dir *handle, name string) (int, error) {
 
 // copy copies the content of a file on this machine, which has to be as long as the entry says.
 func (c *crew) copy(fd int, t *task, scratch []byte) error {
-	src := &source{path: t.source, size: t.entry.Size, fd: -1}
+	src := &source{path: t.source, size: t.entry.Size, ctime: t.ctime, fd: -1}
 	src.refs.Store(1)
 	defer src.release()
 	if src.size < int64(len(scratch)) {

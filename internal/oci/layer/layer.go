@@ -61,6 +61,9 @@ type File struct {
 	// Source is the path on this machine of a regular file with the same content, if there is one. It is faster than
 	// Open: the content is read in parallel, or copied inside the kernel.
 	Source string
+	// Ctime is the inode change time that Source had when the file was listed, in nanoseconds since 1970. When it is
+	// another after the content was read, the file changed meanwhile, and that is an error. Default: not looked at.
+	Ctime int64
 }
 
 // Compression says how a layer is compressed.

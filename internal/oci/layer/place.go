@@ -63,7 +63,7 @@ func (t *tree) content(dir *node, name string, e *Entry, f *File) (err error) {
 	case !e.IsRegular() || e.Size == 0 && f.Source == "":
 		return t.put(dir, name, e, task{})
 	case f.Source != "":
-		return t.put(dir, name, e, task{source: f.Source})
+		return t.put(dir, name, e, task{source: f.Source, ctime: f.Ctime})
 	}
 	r, err := f.Open()
 	if err != nil {

@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"slipway/internal/errs"
 )
 
 // source is a file on this machine whose content goes into a layer. One that spans several blocks is opened once and
@@ -15,6 +17,7 @@ import (
 type source struct {
 	name, path string
 	size       int64
+	ctime      int64
 	refs       atomic.Int32
 
 	mu sync.Mutex
@@ -22,7 +25,7 @@ type source struct {
 }
 
 func newSource(f *File) *source {
-	s := &source{name: f.Path, path: f.Source, size: f.Size, fd: -1}
+	s := &source{name: f.Path, path: f.Source, size: f.Size, ctime: f.Ctime, fd: -1}
 	s.refs.Store(1)
 	return s
 }
@@ -97,6 +100,8 @@ func (s *source) read(dst []byte, off int64) error {
 			return &os.PathError{Op: "read", Path: s.path, Err: err}
 		case n > len(dst):
 			return changed(s.size, s.size+1)
+		case n == len(dst) && end == s.size && s.ctime != 0:
+			return s.check(fd)
 		case n == len(dst):
 			return nil
 		case n == 0:
@@ -105,6 +110,25 @@ func (s *source) read(dst []byte, off int64) error {
 		dst, off = dst[n:], off+int64(n)
 	}
 }
+
+// check returns an error if the file is not what it was when it was listed. It is asked after the last byte was read, so
+// that nothing read before can be of another version.
+func (s *source) check(in int) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(in, &st); err != nil {
+		return fmt.Errorf("stat: %w", err)
+	}
+	if st.Size != s.size {
+		return changed(s.size, st.Size)
+	}
+	if s.ctime != 0 && st.Ctim.Nano() != s.ctime {
+		return errChanged
+	}
+	return nil
+}
+
+// errChanged is what a file is that has its old size but was written to.
+var errChanged = errs.Mark(errors.New("changed while it was being read"), errs.Conflict)
 
 // openFile is openat that does not mind signals and never leaks into child processes.
 func openFile(dirfd int, path string, flags int, perm uint32) (int, error) {
