@@ -45,6 +45,8 @@ func (e *statusError) Unwrap() error {
 		return errs.Denied
 	case http.StatusNotFound:
 		return errs.NotFound
+	case http.StatusPreconditionFailed:
+		return errs.Conflict
 	case http.StatusRequestEntityTooLarge, http.StatusInsufficientStorage:
 		return errs.Limit
 	case http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusBadGateway,

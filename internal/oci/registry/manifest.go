@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 
 	"slipway/internal/errs"
@@ -21,14 +23,47 @@ import (
 // What it points at must have been pushed. Where the registry does not keep referrers itself, a manifest with a subject
 // is also entered in the subject's referrers tag (distribution-spec §referrers-tag-schema).
 func (c *Client) PushManifest(ctx context.Context, r ref.Ref, mediaType string, data []byte) (oci.Descriptor, error) {
+	return c.pushManifestAs(ctx, r, mediaType, data, nil)
+}
+
+// ReplaceManifest is PushManifest for a tag that others write, too: it writes only while the tag names old, or does not
+// exist when old is "". Else the error is an errs.Conflict. The condition travels as If-Match (RFC 9110 §13.1), which
+// slipway's own registry obeys and the distribution-spec does not know: on other registries a second writer can slip
+// in between the look at the tag and the write. Whoever needs to know looks again.
+func (c *Client) ReplaceManifest(ctx context.Context, r ref.Ref, mediaType string, data []byte, old oci.Digest) (oci.Descriptor, error) {
+	e := c.origin(r) // a mirror may be behind
+	var now oci.Descriptor
+	err := c.retry(ctx, c.tries(e), func() (err error) {
+		now, err = c.headManifest(ctx, e, r)
+		return err
+	})
+	if err != nil && !errors.Is(err, errs.NotFound) {
+		return oci.Descriptor{}, fmt.Errorf("look up %s: %w", r, c.loginHint(err, r.Registry()))
+	}
+	if now.Digest != old {
+		return oci.Descriptor{}, fmt.Errorf("push manifest %s: it names another manifest by now: %w", r, errs.Conflict)
+	}
+	condition := map[string]string{"If-Match": strconv.Quote(old.String())}
+	if old == "" {
+		condition = map[string]string{"If-None-Match": "*"}
+	}
+	return c.pushManifestAs(ctx, r, mediaType, data, condition)
+}
+
+func (c *Client) pushManifestAs(ctx context.Context, r ref.Ref, mediaType string, data []byte, header map[string]string) (oci.Descriptor, error) {
 	desc := oci.Describe(mediaType, data)
-	if err := c.pushManifest(ctx, c.origin(r), r, &desc, data); err != nil {
+	if err := c.pushManifest(ctx, c.origin(r), r, &desc, data, header); err != nil {
 		return oci.Descriptor{}, fmt.Errorf("push manifest %s: %w", r, c.loginHint(err, r.Registry()))
 	}
 	return desc, nil
 }
 
-func (c *Client) pushManifest(ctx context.Context, e endpoint, r ref.Ref, desc *oci.Descriptor, data []byte) error {
+func (c *Client) pushManifest(ctx context.Context, e endpoint, r ref.Ref, desc *oci.Descriptor, data []byte, header map[string]string) error {
+	header = maps.Clone(header)
+	if header == nil {
+		header = map[string]string{}
+	}
+	header["Content-Type"] = desc.MediaType
 	if want := r.Digest(); want != "" {
 		if desc.Digest = want.Algorithm().FromBytes(data); desc.Digest != want {
 			return errs.Mark(fmt.Errorf("manifest has digest %s, not %s", desc.Digest, want), errs.Invalid)
@@ -41,7 +76,7 @@ func (c *Client) pushManifest(ctx context.Context, e endpoint, r ref.Ref, desc *
 	resp, err := c.do(ctx, e, call{
 		method: http.MethodPut,
 		path:   e.path("manifests", name),
-		header: map[string]string{"Content-Type": desc.MediaType},
+		header: header,
 		body:   func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil },
 		length: desc.Size,
 		scope:  scope{repository: e.repository, push: true},

@@ -104,6 +104,9 @@ func (r *Registry) putManifest(w http.ResponseWriter, req *http.Request, t targe
 	}
 	r.names.Lock()
 	defer r.names.Unlock()
+	if err := r.checkCondition(req, t); err != nil {
+		return err
+	}
 	if err := r.checkContent(t.repository, m); err != nil {
 		return err
 	}
@@ -118,6 +121,39 @@ func (r *Registry) putManifest(w http.ResponseWriter, req *http.Request, t targe
 	}
 	created(w, "/v2/"+t.repository+"/manifests/"+d.String(), d)
 	return nil
+}
+
+// checkCondition lets writers that share a tag see each other: If-Match and If-None-Match (RFC 9110 §13.1) with the
+// digests that ETags hold. The distribution-spec does not know of conditions; a client that sends none is not held to one.
+func (r *Registry) checkCondition(req *http.Request, t target) error {
+	match, noneMatch := req.Header.Get("If-Match"), req.Header.Get("If-None-Match")
+	if match == "" && noneMatch == "" {
+		return nil
+	}
+	now, err := r.resolve(t.repository, t.reference)
+	if e, ok := errors.AsType[*apiError](err); ok && e.status == http.StatusNotFound {
+		now, err = "", nil
+	}
+	if err != nil {
+		return err
+	}
+	if match != "" && !matches(match, now) || noneMatch != "" && matches(noneMatch, now) {
+		return answer(http.StatusPreconditionFailed, "DENIED", "the manifest is another one by now")
+	}
+	return nil
+}
+
+// matches says whether a list of ETags, or "*", names a digest. Nothing matches "".
+func matches(list string, d oci.Digest) bool {
+	if d == "" {
+		return false
+	}
+	for tag := range strings.SplitSeq(list, ",") {
+		if tag = strings.TrimSpace(tag); tag == "*" || tag == strconv.Quote(d.String()) {
+			return true
+		}
+	}
+	return false
 }
 
 // names returns the digest and the tags that a pushed manifest gets.
