@@ -20,11 +20,13 @@ type Stats = cgroup.Stats
 
 // Group makes one or several sandboxes share limits. Its methods may be called concurrently.
 type Group struct {
-	cg     *cgroup.Group
-	thread *thread  // starts the group's processes
-	dir    *os.File // v2: the folder they are born into
-	close  sync.Once
+	cg    *cgroup.Group
+	pool  pool // its processes are born in the group
+	close sync.Once
 }
+
+// roomForSpare is the least memory limit with which a spare, of some 6 MB, is kept in the group.
+const roomForSpare = 256 << 20
 
 // hierarchy is where this process can make cgroups.
 //
@@ -47,29 +49,31 @@ func NewGroup(ctx context.Context, name string, l Limits) (*Group, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Group{cg: cg, thread: newThread()}
+	g := &Group{cg: cg}
+	g.pool.noSpare = l.PIDs > 0 || l.Memory > 0 && l.Memory < roomForSpare
 	if err := g.open(); err != nil {
 		return nil, errors.Join(err, g.Close())
 	}
 	return g, nil
 }
 
+// open sees to it that what the pool starts is in the group.
 func (g *Group) open() (err error) {
 	if dir := g.cg.Born(); dir != "" {
-		g.dir, err = os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
+		g.pool.cgroup, err = os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
 		return err
 	}
-	g.thread.do(func() { err = g.cg.Enter() })
+	g.pool.thread = newThread()
+	g.pool.thread.do(func() { err = g.cg.Enter() })
 	return err
 }
 
 // Close waits for the group's sandboxes to end and removes it. It may be called again.
-func (g *Group) Close() error {
-	var err error
+func (g *Group) Close() (err error) {
 	g.close.Do(func() {
-		g.thread.stop()
-		if g.dir != nil {
-			err = g.dir.Close()
+		err = g.pool.close()
+		if g.pool.cgroup != nil {
+			err = errors.Join(err, g.pool.cgroup.Close())
 		}
 		err = errors.Join(err, g.cg.Close())
 	})
@@ -78,8 +82,6 @@ func (g *Group) Close() error {
 
 // Stats returns the group's figures until now.
 func (g *Group) Stats() (Stats, error) { return g.cg.Stats() }
-
-func (g *Group) spawn() (*child, error) { return spawn(g.thread, g.dir) }
 
 // oomKills is 0 without a group, or when the figure cannot be read: an exit status of 137 still tells.
 func (g *Group) oomKills() int64 {

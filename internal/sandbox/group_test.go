@@ -76,6 +76,20 @@ func TestProcessorLimit(t *testing.T) {
 	}
 }
 
+func TestGroupWithSpares(t *testing.T) {
+	t.Parallel()
+	l := busybox(t).withProbe(t)
+	g := newGroup(t, sandbox.Limits{Memory: 256 << 20})
+	launcher := newLauncher(t)
+	for range 2 {
+		s := l.spec(probePath, "hog", "512")
+		s.Group = g
+		if res, err := launcher.Run(t.Context(), s); err != nil || !res.OOM {
+			t.Errorf("a hog in a group = %+v, %v", res, err)
+		}
+	}
+}
+
 func TestLimitsAreVisibleInside(t *testing.T) {
 	t.Parallel()
 	const limit = 96 << 20

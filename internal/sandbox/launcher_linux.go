@@ -6,20 +6,14 @@ import (
 	"fmt"
 	"maps"
 	"sync"
-
-	"slipway/internal/errs"
 )
 
 // Launcher starts sandboxes. It keeps one process started and waiting for its spec, so that a run pays only for the
 // mount of its root and for its command. The zero value is ready; Close it. All methods may be called concurrently.
 type Launcher struct {
-	mu      sync.Mutex
-	closed  bool
-	thread  *thread           // starts processes; nil until needed
-	spare   *child            // started and waiting
-	filling bool              // somebody starts a spare
-	next    sync.WaitGroup    // for him
-	last    map[string]*child // upper folder to the sandbox that used it last and may still have it mounted
+	pool pool
+	mu   sync.Mutex
+	last map[string]*child // upper folder to the sandbox that used it last and may still have it mounted
 }
 
 // Run starts the command of spec, waits for it and returns how it ended. A non-zero exit is a result, not an error.
@@ -48,27 +42,15 @@ func Run(ctx context.Context, spec *Spec) (res Result, err error) {
 }
 
 // Warm starts the first spare process in the background, for callers that know of a run to come.
-func (l *Launcher) Warm() { l.refill() }
+func (l *Launcher) Warm() { l.pool.refill() }
 
 // Close ends the spare process and waits for runs that have not returned. Later ones fail.
 func (l *Launcher) Close() error {
-	l.mu.Lock()
-	l.closed = true
-	l.mu.Unlock()
-	l.next.Wait()
-	var err error
-	if l.spare != nil {
-		err = l.spare.discard()
-		l.spare = nil
-	}
-	if l.thread != nil {
-		l.thread.stop()
-		l.thread = nil
-	}
+	err := l.pool.close()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, c := range l.last {
-		<-c.exited
+		<-c.exited // in a group, it was not the pool's
 	}
 	return err
 }
@@ -82,12 +64,16 @@ func (l *Launcher) run(ctx context.Context, spec *Spec, refill bool) (Result, er
 	}
 	upper := spec.Upper + spec.Root
 	l.awaitFree(upper)
-	c, err := l.take(spec)
+	from := &l.pool
+	if spec.Group != nil {
+		from = &spec.Group.pool
+	}
+	c, err := from.take(spec.ordinary())
 	if err != nil {
 		return Result{}, err
 	}
 	if refill {
-		l.refill()
+		from.refill()
 	}
 	res, err := c.run(ctx, spec)
 	l.mu.Lock()
@@ -109,55 +95,4 @@ func (l *Launcher) awaitFree(upper string) {
 	if c != nil {
 		<-c.exited
 	}
-}
-
-// take returns a process to give a spec to: the spare, or a new one, which it must be to be born inside a group or when
-// it is not to be like others.
-func (l *Launcher) take(spec *Spec) (*child, error) {
-	if spec.Group != nil {
-		return spec.Group.spawn()
-	}
-	l.mu.Lock()
-	if l.closed {
-		l.mu.Unlock()
-		return nil, fmt.Errorf("launcher is closed: %w", errs.Canceled)
-	}
-	var c *child
-	if spec.ordinary() {
-		c, l.spare = l.spare, nil
-	}
-	t := l.starter()
-	l.mu.Unlock()
-	if c != nil && !c.gone() {
-		return c, nil
-	}
-	return spawn(t, nil)
-}
-
-// starter returns the thread that starts processes. The caller holds mu.
-func (l *Launcher) starter() *thread {
-	if l.thread == nil {
-		l.thread = newThread()
-	}
-	return l.thread
-}
-
-// refill starts a spare unless there is one. That it cannot is no loss: the next run tries again and reports it.
-func (l *Launcher) refill() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.closed || l.filling || l.spare != nil {
-		return
-	}
-	l.filling = true
-	t := l.starter()
-	l.next.Go(func() {
-		c, err := spawn(t, nil, spareArg)
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		l.filling = false
-		if err == nil {
-			l.spare = c
-		}
-	})
 }

@@ -52,15 +52,15 @@ func staticExecutable(t testing.TB) string {
 // probe runs an attempt inside and returns its output.
 func (l layers) probe(t *testing.T, args []string, change ...func(*sandbox.Spec)) string {
 	t.Helper()
-	var out strings.Builder
+	var out, errOut strings.Builder
 	s := l.spec(append([]string{probePath}, args...)...)
-	s.Stdout, s.Stderr = &out, &out
+	s.Stdout, s.Stderr = &out, &errOut
 	for _, c := range change {
 		c(s)
 	}
 	res, err := sandbox.Run(t.Context(), s)
 	if err != nil || res.ExitCode != 0 {
-		t.Fatalf("probe %q: exit %d, %v, output:\n%s", args, res.ExitCode, err, out.String())
+		t.Fatalf("probe %q: exit %d, %v, output:\n%s%s", args, res.ExitCode, err, &out, &errOut)
 	}
 	return out.String()
 }
@@ -249,7 +249,7 @@ func printStatus() error {
 func runSuid() error {
 	cmd := exec.Command("/suid")
 	cmd.Args = []string{probePath, "euid"}
-	out, err := cmd.CombinedOutput()
+	out, err := cmd.Output()
 	fmt.Print(string(out))
 	return err
 }

@@ -1,0 +1,89 @@
+package sandbox
+
+import (
+	"fmt"
+	"os"
+	"sync"
+
+	"slipway/internal/errs"
+)
+
+// pool starts init processes and keeps a spare. The zero value is ready; close it.
+type pool struct {
+	cgroup  *os.File // where processes are born, on cgroup v2; nil: where the thread is
+	noSpare bool     // the limits of the group leave no room for one
+
+	mu      sync.Mutex
+	closed  bool
+	thread  *thread        // starts processes; nil until needed
+	spare   *child         // started and waiting
+	filling bool           // somebody starts a spare
+	next    sync.WaitGroup // for him
+}
+
+// take returns a process to give a spec to: the spare, or a new one, which it must be when it is not to be like others.
+func (p *pool) take(ordinary bool) (*child, error) {
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return nil, fmt.Errorf("start sandbox: closed: %w", errs.Canceled)
+	}
+	var c *child
+	if ordinary {
+		c, p.spare = p.spare, nil
+	}
+	t := p.starter()
+	p.mu.Unlock()
+	if c != nil && !c.gone() {
+		return c, nil
+	}
+	return spawn(t, p.cgroup)
+}
+
+// starter returns the thread that starts processes. The caller holds mu.
+func (p *pool) starter() *thread {
+	if p.thread == nil {
+		p.thread = newThread()
+	}
+	return p.thread
+}
+
+// refill starts a spare unless there is one. That it cannot is no loss: the next run tries again and reports it.
+func (p *pool) refill() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed || p.noSpare || p.filling || p.spare != nil {
+		return
+	}
+	p.filling = true
+	t := p.starter()
+	p.next.Go(func() {
+		c, err := spawn(t, p.cgroup, spareArg)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.filling = false
+		if err == nil {
+			p.spare = c
+		}
+	})
+}
+
+// close ends the spare and waits for the other processes.
+func (p *pool) close() error {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	p.next.Wait()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var err error
+	if p.spare != nil {
+		err = p.spare.discard()
+		p.spare = nil
+	}
+	if p.thread != nil {
+		p.thread.stop()
+		p.thread = nil
+	}
+	return err
+}
