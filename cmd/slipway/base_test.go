@@ -4,10 +4,9 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
-	"net/http"
-	"net/url"
 	"os"
 	"os/exec"
 	"strings"
@@ -15,14 +14,20 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"slipway/internal/oci"
+	"slipway/internal/oci/ref"
+	"slipway/internal/oci/registry"
 )
 
 // busybox is where Debian's busybox-static package puts a program that needs no other file.
 const busybox = "/bin/busybox"
 
 // pushBusybox pushes a small image of busybox and its applets to repository name of the registry at addr.
-func pushBusybox(addr, name string) error {
-	layer, err := busyboxLayer()
+func pushBusybox(ctx context.Context, addr, name string) error {
+	to, err := ref.Parse(addr + "/" + name + ":latest")
+	if err != nil {
+		return err
+	}
+	layer, err := busyboxLayer(ctx)
 	if err != nil {
 		return fmt.Errorf("make a base image: %w", err)
 	}
@@ -35,66 +40,37 @@ func pushBusybox(addr, name string) error {
 	if err != nil {
 		return err
 	}
-	manifest, err := oci.Marshal(oci.NewManifest(
-		oci.Describe(oci.MediaTypeConfig, config), []oci.Descriptor{oci.Describe(oci.MediaTypeLayer, layer)}, nil,
-	))
+	client := registry.New(registry.Options{})
+	defer client.Close()
+	layerDesc, configDesc := oci.Describe(oci.MediaTypeLayer, layer), oci.Describe(oci.MediaTypeConfig, config)
+	if err := errors.Join(pushBytes(ctx, client, to, layerDesc, layer), pushBytes(ctx, client, to, configDesc, config)); err != nil {
+		return err
+	}
+	manifest, err := oci.Marshal(oci.NewManifest(configDesc, []oci.Descriptor{layerDesc}, nil))
 	if err != nil {
 		return err
 	}
-	repository := "http://" + addr + "/v2/" + name
-	for _, blob := range [][]byte{layer, config} {
-		if err := pushBlob(repository, blob); err != nil {
-			return err
-		}
-	}
-	_, err = send(http.MethodPut, repository+"/manifests/latest", oci.MediaTypeManifest, manifest)
+	_, err = client.PushManifest(ctx, to, oci.MediaTypeManifest, manifest)
 	return err
 }
 
-// pushBlob is distribution-spec's "POST then PUT".
-func pushBlob(repository string, data []byte) error {
-	resp, err := send(http.MethodPost, repository+"/blobs/uploads/", "", nil)
-	if err != nil {
-		return err
-	}
-	location, err := resp.Location()
-	if err != nil {
-		return err
-	}
-	query := location.Query()
-	query.Set("digest", string(digest.FromBytes(data)))
-	location.RawQuery = query.Encode()
-	_, err = send(http.MethodPut, location.String(), "application/octet-stream", data)
+func pushBytes(ctx context.Context, client *registry.Client, to ref.Ref, desc oci.Descriptor, data []byte) error {
+	_, err := client.PushBlob(ctx, to, registry.Source{
+		Descriptor: func(context.Context) (oci.Descriptor, error) { return desc, nil },
+		Open: func(offset int64) (io.ReadCloser, error) {
+			return io.NopCloser(bytes.NewReader(data[offset:])), nil
+		},
+	})
 	return err
-}
-
-func send(method, to, mediaType string, body []byte) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(context.Background(), method, to, bytes.NewReader(body))
-	if err != nil {
-		return nil, err
-	}
-	if mediaType != "" {
-		req.Header.Set("Content-Type", mediaType)
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode >= http.StatusBadRequest {
-		text, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
-		return nil, &url.Error{Op: method, URL: to, Err: fmt.Errorf("%s: %s", resp.Status, text)}
-	}
-	return resp, nil
 }
 
 // busyboxLayer is a root file system: busybox, a link for each of its applets, and the files a shell expects.
-func busyboxLayer() ([]byte, error) {
+func busyboxLayer(ctx context.Context) ([]byte, error) {
 	program, err := os.ReadFile(busybox)
 	if err != nil {
 		return nil, err
 	}
-	applets, err := exec.Command(busybox, "--list-full").Output()
+	applets, err := exec.CommandContext(ctx, busybox, "--list-full").Output()
 	if err != nil {
 		return nil, err
 	}

@@ -109,7 +109,7 @@ func pushBase(ts *testscript.TestScript, neg bool, args []string) {
 	if addr == "" {
 		ts.Fatalf("base: start a registry first")
 	}
-	ts.Check(pushBusybox(addr, name))
+	ts.Check(pushBusybox(context.Background(), addr, name))
 	ts.Setenv("BASE", addr+"/"+name+":latest")
 }
 

@@ -29,7 +29,7 @@ func Main() int {
 
 // run runs one command line in a world.
 func run(ctx context.Context, e env, args []string) int {
-	root := newRoot(e)
+	root := newRoot(e) //nolint:contextcheck // commands get ctx from cobra when they run
 	err := checkCommand(root, args)
 	if err == nil {
 		root.SetArgs(append([]string{}, args...)) // cobra takes nil for "the process's own"

@@ -76,9 +76,9 @@ func examine(ctx context.Context, e env, words config.Words, hosts []string, f f
 func printFindings(w io.Writer, findings []doctor.Finding) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, f := range findings {
-		fmt.Fprintf(table, "%s\t%s\t%s\n", f.State, f.Name, f.Detail)
+		_, _ = fmt.Fprintf(table, "%s\t%s\t%s\n", f.State, f.Name, f.Detail)
 		if f.Hint != "" {
-			fmt.Fprintf(table, "\t\t-> %s\n", f.Hint)
+			_, _ = fmt.Fprintf(table, "\t\t-> %s\n", f.Hint)
 		}
 	}
 	if err := table.Flush(); err != nil {

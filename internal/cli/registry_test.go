@@ -36,7 +36,7 @@ func TestRegistryServe(t *testing.T) {
 	if err != nil {
 		t.Fatalf("ask the registry: %v", err)
 	}
-	resp.Body.Close()
+	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		t.Errorf("GET /v2/: %s", resp.Status)
 	}
