@@ -49,7 +49,7 @@ type Build struct {
 	Args        map[string]string
 	Labels      map[string]string
 	Annotations map[string]string
-	// Platform is os/arch[/variant]. Default: this machine's.
+	// Platform is os/arch[/variant], or several of them with commas, which make an index. Default: this machine's.
 	Platform    string
 	NoCache     bool
 	Network     string
@@ -61,10 +61,21 @@ type Build struct {
 	Limits   solver.Limits
 	MapRef   func(ref.Ref) ref.Ref
 	Events   build.Sink
+
+	// untagged are repositories that the image is pushed to by digest, as part of an index.
+	untagged []ref.Ref
 }
 
 // Build builds an image, pushes it to every tag when asked to, and writes its outputs.
 func (a *App) Build(ctx context.Context, r Build) (*build.Image, error) {
+	if platforms := strings.Split(r.Platform, ","); len(platforms) > 1 {
+		return a.buildIndex(ctx, r, platforms)
+	}
+	return a.buildOne(ctx, r, false)
+}
+
+// buildOne builds for one platform. With keep, every layer is in the blob store afterwards.
+func (a *App) buildOne(ctx context.Context, r Build, keep bool) (*build.Image, error) {
 	tags, err := parseTags(r)
 	if err != nil {
 		return nil, err
@@ -108,7 +119,7 @@ func (a *App) Build(ctx context.Context, r Build) (*build.Image, error) {
 			BuildPlatform: machine(), Platform: platform,
 		},
 		Context: folder, Sums: hasher, Tags: tags, Push: r.Push, Annotations: r.Annotations, Compression: r.Compression,
-		NoCache: r.NoCache, Epoch: epoch, Hosts: r.Hosts, Limits: r.Limits, Bases: bases, MapRef: r.MapRef, Outputs: r.Outputs, Events: r.Events,
+		NoCache: r.NoCache, Epoch: epoch, Hosts: r.Hosts, Limits: r.Limits, Bases: bases, MapRef: r.MapRef, Keep: keep, Outputs: r.Outputs, Events: r.Events,
 	})
 	return image, errors.Join(err, hasher.Save())
 }
@@ -126,8 +137,11 @@ func (a *App) bases(r Build) (solver.Bases, error) {
 }
 
 func parseTags(r Build) ([]ref.Ref, error) {
-	if r.Push && len(r.Tags) == 0 {
+	if r.Push && len(r.Tags)+len(r.untagged) == 0 {
 		return nil, errs.Hint(fmt.Errorf("push: no tag says where to: %w", errs.Invalid), "add -t REGISTRY/REPOSITORY:TAG")
+	}
+	if len(r.untagged) > 0 {
+		return r.untagged, nil
 	}
 	tags := make([]ref.Ref, len(r.Tags))
 	for i, t := range r.Tags {

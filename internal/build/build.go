@@ -25,6 +25,9 @@ type Image struct {
 	RawConfig []byte
 	// Layers are the manifest's layers, bottom first.
 	Layers []oci.Descriptor
+	// Platforms are the images that an index lists; Manifest and Raw are then the index's, and Config and Layers are
+	// empty. Nil for an image of one platform.
+	Platforms []*Image
 	// Stats says what the build did.
 	Stats Stats
 }

@@ -76,7 +76,7 @@ func (f *buildFlags) register(flags *pflag.FlagSet) {
 	flags.StringArrayVar(&f.args, "build-arg", nil, "set a build argument, `K=V`; K alone takes the environment's value")
 	flags.StringArrayVar(&f.labels, "label", nil, "add a label to the image, `K=V`")
 	flags.StringArrayVar(&f.annotations, "annotation", nil, "add an annotation to the manifest, `K=V`")
-	flags.StringVar(&f.Platform, "platform", "", "build for `OS/ARCH[/VARIANT]` (default: this machine's)")
+	flags.StringVar(&f.Platform, "platform", "", "build for `OS/ARCH[/VARIANT][,…]`; several make an index (default: this machine's)")
 	flags.BoolVar(&f.NoCache, "no-cache", false, "run every step, whatever the cache knows")
 	flags.StringVar(&f.CacheDir, "cache-dir", "", "take base images from `DIR`, which 'slipway warm' fills")
 	flags.StringVar(&f.compression, "compression", "gzip", "compress layers with `gzip|zstd|none[:LEVEL]`")

@@ -38,6 +38,9 @@ type Output struct {
 // Types are the values that Type takes.
 func Types() []string { return []string{"oci", "layout"} }
 
+// HoldsIndex says whether a type of output can hold images for several platforms.
+func HoldsIndex(kind string) bool { return kind == "oci" || kind == "layout" }
+
 // Parse reads the value of --output: type=TYPE,dest=PATH.
 func Parse(s string) (Output, error) {
 	var o Output
@@ -101,20 +104,34 @@ func blobName(d oci.Digest) string {
 	return oci.ImageBlobsDir + "/" + d.Algorithm().String() + "/" + d.Encoded()
 }
 
-// blobs are an image's blobs, each once.
+// blobs are an image's blobs, each once, and those of the images that an index lists.
 func blobs(im *build.Image, open Open) []part {
-	parts := []part{memory(blobName(im.Config.Digest), im.RawConfig), memory(blobName(im.Manifest.Digest), im.Raw)}
 	seen := map[oci.Digest]bool{}
-	for _, l := range im.Layers {
-		if seen[l.Digest] {
-			continue
+	parts := collect(im, open, seen)
+	slices.SortFunc(parts, func(a, b part) int { return strings.Compare(a.name, b.name) })
+	return parts
+}
+
+func collect(im *build.Image, open Open, seen map[oci.Digest]bool) []part {
+	var parts []part
+	add := func(d oci.Digest, p part) {
+		if !seen[d] {
+			seen[d] = true
+			parts = append(parts, p)
 		}
-		seen[l.Digest] = true
-		parts = append(parts, part{name: blobName(l.Digest), size: l.Size, open: func(ctx context.Context) (io.ReadCloser, error) {
+	}
+	add(im.Manifest.Digest, memory(blobName(im.Manifest.Digest), im.Raw))
+	if im.RawConfig != nil {
+		add(im.Config.Digest, memory(blobName(im.Config.Digest), im.RawConfig))
+	}
+	for _, l := range im.Layers {
+		add(l.Digest, part{name: blobName(l.Digest), size: l.Size, open: func(ctx context.Context) (io.ReadCloser, error) {
 			return open(ctx, l)
 		}})
 	}
-	slices.SortFunc(parts, func(a, b part) int { return strings.Compare(a.name, b.name) })
+	for _, p := range im.Platforms {
+		parts = append(parts, collect(p, open, seen)...)
+	}
 	return parts
 }
 

@@ -3,6 +3,8 @@ package solver
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"io"
 
 	"slipway/internal/build"
@@ -17,6 +19,9 @@ func (b *builder) finish(ctx context.Context, st *stack) (*build.Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := b.keepLayers(ctx, st); err != nil {
+		return nil, err
+	}
 	if err := b.output(ctx, st, im); err != nil {
 		return nil, err
 	}
@@ -27,6 +32,36 @@ func (b *builder) finish(ctx context.Context, st *stack) (*build.Image, error) {
 	err = b.push.image(ctx, im)
 	ev.end("", err)
 	return im, err
+}
+
+// keepLayers fetches what the store lacks of the image, when the request asks for it.
+func (b *builder) keepLayers(ctx context.Context, st *stack) error {
+	if !b.req.Keep {
+		return nil
+	}
+	for _, r := range st.rungs {
+		p, err := r.packed(ctx)
+		if err != nil {
+			return err
+		}
+		if _, err := b.Blobs.Stat(ctx, p.desc.Digest); err == nil {
+			continue
+		}
+		if err := b.fetchLayer(ctx, r, p.desc); err != nil {
+			return fmt.Errorf("fetch layer %s: %w", p.desc.Digest, err)
+		}
+	}
+	return nil
+}
+
+func (b *builder) fetchLayer(ctx context.Context, r *rung, desc oci.Descriptor) (err error) {
+	src, err := b.openLayer(ctx, r, desc)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, src.Close()) }()
+	_, err = io.Copy(io.Discard, src)
+	return err
 }
 
 // output writes the image where registries are not.

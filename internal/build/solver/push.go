@@ -148,6 +148,9 @@ func (p *pusher) image(ctx context.Context, im *build.Image) error {
 		if _, err := p.b.Registry.PushManifest(ctx, t, im.Manifest.MediaType, im.Raw); err != nil {
 			return fmt.Errorf("push %s: %w", t.Familiar(), err)
 		}
+		if t.Tag() == "" {
+			continue // part of an index, which is the result
+		}
 		p.b.events.send(build.Event{
 			Kind: build.Result, Digest: im.Manifest.Digest.String(), Text: t.Familiar() + "@" + im.Manifest.Digest.String(),
 		})

@@ -97,6 +97,8 @@ type Request struct {
 	Bases Bases
 	// MapRef says where an image of FROM or COPY --from really is. Default: where it says.
 	MapRef func(ref.Ref) ref.Ref
+	// Keep brings every layer of the image into the blob store, those of base images too.
+	Keep bool
 	// Outputs are where the image goes besides registries.
 	Outputs []output.Output
 	// Events hears what happens. Default: nobody does.

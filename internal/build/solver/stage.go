@@ -258,6 +258,9 @@ func (b *builder) put(s *plan.Stage, step *plan.Step, st *stack, r *rung) *stack
 func (b *builder) run(ctx context.Context, ev *step, s *plan.Stage, i int, st *stack) (*rung, error) {
 	switch op := s.Steps[i].Op.(type) {
 	case *plan.Run:
+		if err := runnable(s.Platform); err != nil {
+			return nil, err
+		}
 		return b.runProcess(ctx, ev, op, b.purpose(s, i), st)
 	case *plan.Copy:
 		return b.copyFiles(ctx, op, b.purpose(s, i), b.parentOf(s, i), under(op, st))

@@ -1,0 +1,165 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"slipway/internal/build"
+	"slipway/internal/build/output"
+	"slipway/internal/errs"
+	"slipway/internal/oci"
+	"slipway/internal/oci/ref"
+)
+
+// buildIndex builds for several platforms side by side and lists the images in an index. They share base images, the
+// context's digests, and every layer that is the same.
+func (a *App) buildIndex(ctx context.Context, r Build, platforms []string) (*build.Image, error) {
+	tags, err := parseTags(r)
+	if err != nil {
+		return nil, err
+	}
+	parsed, err := distinctPlatforms(platforms)
+	if err != nil {
+		return nil, err
+	}
+	index := &build.Image{Platforms: make([]*build.Image, len(parsed))}
+	g, gctx := errgroup.WithContext(ctx)
+	for i, p := range parsed {
+		g.Go(func() (err error) {
+			one := r
+			one.Platform, one.Outputs, one.Tags, one.untagged = oci.FormatPlatform(p), nil, nil, repositories(tags)
+			one.Events = platformEvents(r.Events, i, p)
+			index.Platforms[i], err = a.buildOne(gctx, one, len(r.Outputs) > 0)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	if err := list(index, parsed, r.Annotations); err != nil {
+		return nil, err
+	}
+	if _, err := a.blobs.Put(ctx, index.Raw); err != nil {
+		return nil, err
+	}
+	if err := a.writeIndex(ctx, r, tags, index); err != nil {
+		return nil, err
+	}
+	return index, a.pushIndex(ctx, r, tags, index)
+}
+
+// distinctPlatforms reads platforms, each of which may be named once.
+func distinctPlatforms(words []string) ([]oci.Platform, error) {
+	var parsed []oci.Platform
+	for _, w := range words {
+		p, err := oci.ParsePlatform(strings.TrimSpace(w))
+		if err != nil {
+			return nil, err
+		}
+		for _, other := range parsed {
+			if oci.SamePlatform(p, other) {
+				return nil, fmt.Errorf("platform %s is named twice: %w", w, errs.Invalid)
+			}
+		}
+		parsed = append(parsed, p)
+	}
+	return parsed, nil
+}
+
+// repositories are the places of tags, each once, without the tags: what an index lists is pushed by digest.
+func repositories(tags []ref.Ref) []ref.Ref {
+	var repos []ref.Ref
+	seen := map[string]bool{}
+	for _, t := range tags {
+		if !seen[t.Name()] {
+			seen[t.Name()] = true
+			repos = append(repos, t.WithTag(""))
+		}
+	}
+	return repos
+}
+
+// stepsPerPlatform keeps the step numbers of platforms that are built at once apart.
+const stepsPerPlatform = 1_000_000
+
+// platformEvents tells which platform a step is for.
+func platformEvents(sink build.Sink, i int, p oci.Platform) build.Sink {
+	if sink == nil {
+		return nil
+	}
+	return func(e build.Event) {
+		if e.Step != 0 {
+			e.Step += i * stepsPerPlatform
+			e.Name = oci.FormatPlatform(p) + " " + e.Name
+		}
+		sink(e)
+	}
+}
+
+// list fills in an index over its images.
+func list(index *build.Image, platforms []oci.Platform, annotations map[string]string) error {
+	descs := make([]oci.Descriptor, len(platforms))
+	for i, im := range index.Platforms {
+		descs[i] = im.Manifest
+		if descs[i].Platform == nil {
+			descs[i].Platform = &platforms[i]
+		}
+		add(&index.Stats, im.Stats)
+	}
+	raw, err := oci.Marshal(oci.NewIndex(descs, annotations))
+	if err != nil {
+		return err
+	}
+	index.Raw, index.Manifest = raw, oci.Describe(oci.MediaTypeIndex, raw)
+	return nil
+}
+
+func add(sum *build.Stats, s build.Stats) {
+	sum.Steps += s.Steps
+	sum.Cached += s.Cached
+	sum.LayersPacked += s.LayersPacked
+	sum.BytesPacked += s.BytesPacked
+	sum.BlobsPushed += s.BlobsPushed
+	sum.BytesPushed += s.BytesPushed
+	sum.BlobsMounted += s.BlobsMounted
+	sum.BlobsExisting += s.BlobsExisting
+	sum.Took = max(sum.Took, s.Took)
+}
+
+func (a *App) writeIndex(ctx context.Context, r Build, tags []ref.Ref, index *build.Image) error {
+	open := func(ctx context.Context, d oci.Descriptor) (io.ReadCloser, error) { return a.blobs.Open(ctx, d.Digest) }
+	for _, o := range r.Outputs {
+		if !output.HoldsIndex(o.Type) {
+			return errs.Hint(fmt.Errorf("output type=%s holds one platform: %w", o.Type, errs.Invalid), "use type=oci or type=layout")
+		}
+		for _, t := range tags {
+			o.Names = append(o.Names, t.String())
+		}
+		if err := o.Write(ctx, index, open); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *App) pushIndex(ctx context.Context, r Build, tags []ref.Ref, index *build.Image) error {
+	if !r.Push {
+		return nil
+	}
+	for _, t := range tags {
+		if _, err := a.registry.PushManifest(ctx, t, index.Manifest.MediaType, index.Raw); err != nil {
+			return fmt.Errorf("push %s: %w", t.Familiar(), err)
+		}
+		if r.Events != nil {
+			r.Events(build.Event{
+				Kind: build.Result, Time: a.opts.Now(), Digest: index.Manifest.Digest.String(),
+				Text: t.Familiar() + "@" + index.Manifest.Digest.String(),
+			})
+		}
+	}
+	return nil
+}
