@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -165,6 +166,9 @@ type place struct {
 // resolve returns the file at name, and what it merges if it is a directory. follow says whether a symbolic link at
 // the end of name is followed.
 func (v *View) resolve(name string, follow bool) (found, *directory, error) {
+	if f, d, ok, err := v.shortcut(name, follow); ok || err != nil {
+		return f, d, err
+	}
 	d, top, err := v.root()
 	if err != nil {
 		return found{}, nil, err
@@ -175,6 +179,31 @@ func (v *View) resolve(name string, follow bool) (found, *directory, error) {
 		return found{}, nil, err
 	}
 	return f, r.top().dir, nil
+}
+
+// shortcut resolves a name in a directory that was looked into before: since those are known by their real paths there
+// are no symbolic links on the way. It is not ok if the name has to be walked.
+func (v *View) shortcut(name string, follow bool) (f found, d *directory, ok bool, err error) {
+	if strings.Contains(name, "..") {
+		return f, nil, false, nil
+	}
+	parent, base := path.Split(path.Clean("/" + name))
+	v.mu.Lock()
+	d = v.dirs[cmp.Or(strings.Trim(parent, "/"), ".")]
+	v.mu.Unlock()
+	if d == nil || base == "" {
+		return f, nil, false, nil
+	}
+	f, err = v.child(d, base)
+	switch {
+	case err != nil:
+		return f, nil, false, err
+	case f.IsDir():
+		d, err = v.directory(f.Path, d.layers)
+	case f.Mode.Type() == fs.ModeSymlink && follow:
+		return f, nil, false, nil
+	}
+	return f, d, err == nil, err
 }
 
 func (r *resolver) top() place { return r.stack[len(r.stack)-1] }

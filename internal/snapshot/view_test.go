@@ -399,3 +399,58 @@ func list(t *testing.T, v *snapshot.View, name string) []layer.Entry {
 	}
 	return all
 }
+
+// BenchmarkView looks up and lists the files of three layers with 1,000 files each.
+func BenchmarkView(b *testing.B) {
+	if os.Geteuid() != 0 {
+		b.Skip("sets owners: needs root")
+	}
+	var layers []snapshot.Layer
+	var names []string
+	for i := range 3 {
+		var lines []string
+		for d := range 10 {
+			lines = append(lines, fmt.Sprintf("usr/share/d%d/", d))
+			for f := range 100 {
+				lines = append(lines, fmt.Sprintf("usr/share/d%d/f%d-%d", d, i, f))
+			}
+		}
+		names = append(names, lines...)
+		files := parse(fmt.Sprint(i), append([]string{"usr/", "usr/share/"}, lines...)...)
+		dir := b.TempDir()
+		if err := layer.Place(b.Context(), dir, seq(files), layer.PlaceOptions{}); err != nil {
+			b.Fatal(err)
+		}
+		var entries []layer.Entry
+		for _, f := range files {
+			entries = append(entries, f.Entry)
+		}
+		layers = append(layers, snapshot.Layer{Dir: dir, Index: layer.NewIndex(entries)})
+	}
+	for form, layers := range forms(layers) {
+		b.Run("lstat/"+form, func(b *testing.B) {
+			for b.Loop() {
+				v := snapshot.NewView(layers...)
+				for _, name := range names {
+					if _, err := v.Lstat(name); err != nil {
+						b.Fatal(err)
+					}
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(names)), "ns/file")
+		})
+		if form == "indexes" {
+			continue
+		}
+		b.Run("walk/"+form, func(b *testing.B) {
+			for b.Loop() {
+				for _, err := range snapshot.NewView(layers...).Walk(b.Context(), ".") {
+					if err != nil {
+						b.Fatal(err)
+					}
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(names)), "ns/file")
+		})
+	}
+}
