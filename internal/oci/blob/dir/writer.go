@@ -2,6 +2,7 @@ package dir
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -60,7 +61,7 @@ func (s *Store) create(ctx context.Context) (*writer, error) {
 // temp makes a locked file in ingest. Recover may come between making and locking it; then there is another try.
 func (s *Store) temp() (*os.File, error) {
 	for {
-		f, err := os.CreateTemp(s.ingest(), "")
+		f, err := os.OpenFile(filepath.Join(s.ingest(), rand.Text()), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
 		if err != nil {
 			return nil, err
 		}
@@ -151,9 +152,6 @@ func (w *writer) commit(ctx context.Context, want oci.Digest) (oci.Descriptor, e
 // publish renames the file into place. Replacing a blob that is there already is harmless: both hold the same bytes.
 func (w *writer) publish(path string) error {
 	if err := w.store.mark(w.file.file); err != nil {
-		return err
-	}
-	if err := os.Chmod(w.path, 0o644); err != nil {
 		return err
 	}
 	if err := os.Rename(w.path, path); err != nil {
