@@ -37,7 +37,11 @@ func (r *rootfs) mount(m *Mount, source int) error {
 		return err
 	}
 	if m.Type == MountTmpfs {
-		return kind(unix.Mount("tmpfs", fdPath(at), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, m.options()))
+		flags := uintptr(unix.MS_NOSUID | unix.MS_NODEV)
+		if m.ReadOnly {
+			flags |= unix.MS_RDONLY
+		}
+		return kind(unix.Mount("tmpfs", fdPath(at), "tmpfs", flags, m.options()))
 	}
 	if err := unix.Mount(fdPath(source), fdPath(at), "", unix.MS_BIND, ""); err != nil {
 		return kind(err)
@@ -47,6 +51,57 @@ func (r *rootfs) mount(m *Mount, source int) error {
 		flags |= unix.MS_RDONLY
 	}
 	return r.restrictMount(m.Target, flags)
+}
+
+// openOverlay mounts the layers of the ith mount in the scratch tmpfs, and opens what is to be seen of them.
+func (r *rootfs) openOverlay(m *Mount, i int) (int, error) {
+	var lower []int
+	for _, dir := range m.Lower {
+		fd, err := openDir(unix.AT_FDCWD, dir)
+		if err != nil {
+			return -1, err
+		}
+		lower = append(lower, fd)
+	}
+	upper, work := -1, -1
+	var err error
+	if m.Upper == "" {
+		empty, err := openDir(r.scratch, "empty") // the kernel wants two layers at least
+		if err != nil {
+			return -1, err
+		}
+		lower = append(lower, empty)
+	} else {
+		if upper, err = openDir(unix.AT_FDCWD, m.Upper); err != nil {
+			return -1, err
+		}
+		if work, err = openDir(unix.AT_FDCWD, m.Work); err != nil {
+			return -1, err
+		}
+	}
+	name := "overlay" + strconv.Itoa(i)
+	if err := unix.Mkdirat(r.scratch, name, 0o755); err != nil {
+		return -1, err
+	}
+	options, err := overlayOptions(lower, upper, work)
+	if err != nil {
+		return -1, err
+	}
+	if err := unix.Chdir("/proc/self/fd"); err != nil {
+		return -1, err
+	}
+	if err := mountOverlayAt(r.at(name), unix.MS_NODEV, options); err != nil {
+		return -1, err
+	}
+	root, err := openDir(r.scratch, name)
+	if err != nil {
+		return -1, err
+	}
+	fd, err := openIn(root, m.Source, inRoot)
+	if err != nil {
+		err = fmt.Errorf("%s: %w", m.Source, kind(err))
+	}
+	return fd, err
 }
 
 // options are tmpfs's.

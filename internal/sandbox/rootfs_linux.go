@@ -76,13 +76,20 @@ func (r *rootfs) openLayers() (dirs overlayDirs, err error) {
 }
 
 func (r *rootfs) openSources() error {
-	for _, m := range r.spec.Mounts {
+	for i := range r.spec.Mounts {
+		m := &r.spec.Mounts[i]
 		fd := -1
-		if m.Type == MountBind {
-			var err error
+		var err error
+		switch m.Type {
+		case MountBind:
 			if fd, err = unix.Open(m.Source, unix.O_PATH|unix.O_CLOEXEC, 0); err != nil {
-				return fmt.Errorf("mount %s: open %s: %w", m.Target, m.Source, kind(err))
+				err = fmt.Errorf("open %s: %w", m.Source, kind(err))
 			}
+		case MountOverlay:
+			fd, err = r.openOverlay(m, i)
+		}
+		if err != nil {
+			return fmt.Errorf("mount %s: %w", m.Target, err)
 		}
 		r.sources = append(r.sources, fd)
 	}
@@ -94,16 +101,9 @@ func (r *rootfs) openSources() error {
 // The folders are named by their descriptors, from within /proc/self/fd: "12:13:14". So 400 layers fit into the one
 // page that mount(2) takes, on every kernel, no path needs escaping, and /proc/mounts inside tells nothing of the host.
 func (r *rootfs) mountOverlay(dirs overlayDirs) error {
-	var lower []string
-	for _, fd := range dirs.lower {
-		lower = append(lower, strconv.Itoa(fd))
-	}
-	// What the packer of the upper folder could not express is off: metacopy, redirects, the index of hard links.
-	options := fmt.Sprintf("lowerdir=%s,upperdir=%d,workdir=%d,index=off,metacopy=off,redirect_dir=nofollow",
-		strings.Join(lower, ":"), r.upper, dirs.work)
-	const volatile = ",volatile" // no syncing, which apt and dpkg do after every file; since 5.10
-	if len(options)+len(volatile) > maxOptions {
-		return fmt.Errorf("%d layers are too many to mount: %w", len(dirs.lower), errs.Invalid)
+	options, err := overlayOptions(dirs.lower, r.upper, dirs.work)
+	if err != nil {
+		return err
 	}
 	if err := removeVolatileMark(dirs.work); err != nil {
 		return fmt.Errorf("clean work folder: %w", err)
@@ -115,9 +115,34 @@ func (r *rootfs) mountOverlay(dirs overlayDirs) error {
 	if r.spec.Insecure {
 		flags = 0
 	}
-	err := unix.Mount("overlay", r.at("root"), "overlay", flags, options+volatile)
+	return mountOverlayAt(r.at("root"), flags, options)
+}
+
+// overlayOptions names the folders of an overlay by their descriptors. Without an upper folder, -1, it is read-only.
+func overlayOptions(lower []int, upper, work int) (string, error) {
+	names := make([]string, len(lower))
+	for i, fd := range lower {
+		names[i] = strconv.Itoa(fd)
+	}
+	// What the packer of the upper folder could not express is off: metacopy, redirects, the index of hard links.
+	options := "lowerdir=" + strings.Join(names, ":") + ",index=off,metacopy=off,redirect_dir=nofollow"
+	if upper >= 0 {
+		options += fmt.Sprintf(",upperdir=%d,workdir=%d", upper, work)
+	}
+	if len(options)+len(volatile) > maxOptions {
+		return "", fmt.Errorf("%d layers are too many to mount: %w", len(lower), errs.Invalid)
+	}
+	return options, nil
+}
+
+// volatile is the option for no syncing, which apt and dpkg do after every file. The kernel has it since 5.10.
+const volatile = ",volatile"
+
+// mountOverlayAt mounts an overlay from within /proc/self/fd.
+func mountOverlayAt(target string, flags uintptr, options string) error {
+	err := unix.Mount("overlay", target, "overlay", flags, options+volatile)
 	if errors.Is(err, unix.EINVAL) {
-		err = unix.Mount("overlay", r.at("root"), "overlay", flags, options)
+		err = unix.Mount("overlay", target, "overlay", flags, options)
 	}
 	return overlayError(err)
 }

@@ -71,18 +71,25 @@ type Spec struct {
 
 // Mount types.
 const (
-	MountBind  = "bind"  // a file, socket or folder of the machine
-	MountTmpfs = "tmpfs" // an empty folder in memory
+	MountBind    = "bind"    // a file, socket or folder of the machine
+	MountTmpfs   = "tmpfs"   // an empty folder in memory
+	MountOverlay = "overlay" // a file or folder of a stack of layers, as another root file system has it
 )
 
 // Mount is one thing put over the root file system. Devices never work on it.
 type Mount struct {
-	Type     string // MountBind or MountTmpfs
-	Source   string // MountBind: an absolute path on this machine. Mounts below it are not seen
+	Type string // MountBind, MountTmpfs or MountOverlay
+	// Source is what is mounted. MountBind: an absolute path on this machine; mounts below it are not seen.
+	// MountOverlay: an absolute path in the stack, where symbolic links are followed as if it were the root.
+	Source   string
 	Target   string // an absolute path inside, made for the time of the run when it is missing
 	ReadOnly bool
-	Size     int64       // MountTmpfs: bytes. Default: half of the memory
-	Mode     fs.FileMode // MountTmpfs: permissions. Default: 1777
+	// Lower are MountOverlay's layer folders, as Spec.Lower.
+	Lower []string
+	// Upper and Work receive what is written to a MountOverlay, as Spec.Upper and Work. Default: it is read-only.
+	Upper, Work string
+	Size        int64       // MountTmpfs: bytes. Default: half of the memory
+	Mode        fs.FileMode // MountTmpfs: permissions. Default: 1777
 }
 
 // File is content put over a path of the root, private to the run: what the command writes to it is lost.
@@ -122,12 +129,9 @@ func (s *Spec) check() error {
 	if s.Network != "" && s.Network != NetworkHost && s.Network != NetworkNone {
 		return fmt.Errorf("network %q: %w", s.Network, errs.Invalid)
 	}
-	for _, m := range s.Mounts {
-		if m.Type != MountBind && m.Type != MountTmpfs {
-			return fmt.Errorf("mount %s: type %q: %w", m.Target, m.Type, errs.Invalid)
-		}
-		if m.Type == MountBind && !filepath.IsAbs(m.Source) {
-			return fmt.Errorf("mount %s: source %q is not absolute: %w", m.Target, m.Source, errs.Invalid)
+	for i := range s.Mounts {
+		if err := s.Mounts[i].check(); err != nil {
+			return fmt.Errorf("mount %s: %w", s.Mounts[i].Target, err)
 		}
 	}
 	for _, target := range s.targets() {
@@ -136,6 +140,26 @@ func (s *Spec) check() error {
 		}
 	}
 	return s.checkStrings()
+}
+
+func (m *Mount) check() error {
+	switch m.Type {
+	case MountTmpfs:
+		return nil
+	case MountOverlay:
+		if len(m.Lower) == 0 || (m.Upper == "") != (m.Work == "") {
+			return fmt.Errorf("an overlay needs lower folders, and both an upper and a work folder or none: %w", errs.Invalid)
+		}
+	case MountBind:
+	default:
+		return fmt.Errorf("type %q: %w", m.Type, errs.Invalid)
+	}
+	for _, p := range append([]string{m.Source, m.Upper, m.Work}, m.Lower...) {
+		if p != "" && !filepath.IsAbs(p) || m.Source == "" {
+			return fmt.Errorf("%q is not an absolute path: %w", p, errs.Invalid)
+		}
+	}
+	return nil
 }
 
 func (s *Spec) checkRoot() error {
@@ -188,11 +212,17 @@ func checkTarget(target string) error {
 
 // checkStrings finds the zero bytes that no system call can be told about.
 func (s *Spec) checkStrings() error {
-	for _, list := range [][]string{s.Args, s.Env, s.targets(), {s.Cwd, s.Hostname}} {
+	for _, list := range [][]string{s.Args, s.targets(), {s.Cwd, s.Hostname}} {
 		for _, v := range list {
 			if strings.ContainsRune(v, 0) {
 				return fmt.Errorf("%q holds a zero byte: %w", v, errs.Invalid)
 			}
+		}
+	}
+	for _, kv := range s.Env {
+		if strings.ContainsRune(kv, 0) { // the value may be a secret
+			name, _, _ := strings.Cut(kv, "=")
+			return fmt.Errorf("variable %q holds a zero byte: %w", name, errs.Invalid)
 		}
 	}
 	return nil
