@@ -84,8 +84,10 @@ func check(t *testing.T, s blob.Store, d oci.Digest, data []byte) {
 	if r.Size() != int64(len(data)) {
 		t.Errorf("Size() = %d, want %d", r.Size(), len(data))
 	}
-	if err := iotest.TestReader(io.NewSectionReader(r, 0, r.Size()), data); err != nil {
-		t.Error(err)
+	if len(data) <= 10_000 { // it reads byte by byte, in many ways
+		if err := iotest.TestReader(io.NewSectionReader(r, 0, r.Size()), data); err != nil {
+			t.Error(err)
+		}
 	}
 	if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, data) {
 		t.Errorf("read %d bytes, %v; want %d bytes", len(got), err, len(data))
