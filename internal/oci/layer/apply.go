@@ -67,7 +67,7 @@ func (a *Applied) Dependent() bool { return len(a.Implicit) > 0 || len(a.Foreign
 func Apply(ctx context.Context, dir string, r io.Reader, opts ApplyOptions) (Applied, error) {
 	res, err := apply(ctx, dir, r, opts)
 	if err != nil {
-		return Applied{}, fmt.Errorf("apply layer: %w", err)
+		return Applied{}, fmt.Errorf("apply layer: %w", full(err))
 	}
 	return res, nil
 }
@@ -84,7 +84,7 @@ func Extract(ctx context.Context, dir string, r io.Reader, opts ApplyOptions) (_
 	opts.plain = true
 	res, err := apply(ctx, dir, plain, opts)
 	if err != nil {
-		return Applied{}, fmt.Errorf("extract: %w", err)
+		return Applied{}, fmt.Errorf("extract: %w", full(err))
 	}
 	return res, nil
 }
@@ -96,7 +96,7 @@ func apply(ctx context.Context, dir string, r io.Reader, opts ApplyOptions) (res
 	}
 	defer t.abandon()
 	t.below = opts.Below
-	in := readAhead(t.ctx, r)
+	in := readAhead(ctx, r)
 	u := &unpacker{tree: t, opts: opts, tar: tar.NewReader(in)}
 	err = u.all()
 	if err == nil {

@@ -107,8 +107,10 @@ func TestApply(t *testing.T) {
 	}{
 		{name: "nothing"},
 		{name: "the root alone", files: []h{folder("./")}},
-		{name: "names with dots and slashes", files: []h{folder("./a/"), file("./a/./b", "1"), file("a//c", "2"), file("a/x/../d", "3")},
-			want: []string{"a/", "a/b: 1", "a/c: 2", "a/d: 3"}},
+		{
+			name: "names with dots and slashes", files: []h{folder("./a/"), file("./a/./b", "1"), file("a//c", "2"), file("a/x/../d", "3")},
+			want: []string{"a/", "a/b: 1", "a/c: 2", "a/d: 3"},
+		},
 		{name: "absolute names count from the root", files: []h{folder("/etc"), file("/etc/passwd", "root")}, want: []string{"etc/", "etc/passwd: root"}},
 		{name: "parents that nothing lists", files: []h{file("a/b/c", "1")}, want: []string{"a/", "a/b/", "a/b/c: 1"}, implicit: []string{"a", "a/b"}},
 		{name: "a parent listed later", files: []h{file("a/b", "1"), folder("a")}, want: []string{"a/", "a/b: 1"}},
@@ -122,21 +124,29 @@ func TestApply(t *testing.T) {
 		{name: "the directory and then its whiteout", files: []h{folder("a"), file("a/b", "1"), file(".wh.a", "")}, want: []string{"a/!", "a/b: 1"}},
 		{name: "a whiteout and then something in it", files: []h{file(".wh.a", ""), file("a/b", "1")}, want: []string{"a/!", "a/b: 1"}, implicit: []string{"a"}},
 		{name: "a whiteout twice", files: []h{file(".wh.a", ""), file(".wh.a", "")}, want: []string{"-a"}},
-		{name: "the last one counts", files: []h{file("a", "1"), file("a", "2"), link("b", "x"), file("b", "3"), file("c", "4"), link("c", "y")},
-			want: []string{"a: 2", "b: 3", "c -> y"}},
+		{
+			name: "the last one counts", files: []h{file("a", "1"), file("a", "2"), link("b", "x"), file("b", "3"), file("c", "4"), link("c", "y")},
+			want: []string{"a: 2", "b: 3", "c -> y"},
+		},
 		{name: "a directory twice keeps its files", files: []h{folder("a"), file("a/b", "1"), folder("a")}, want: []string{"a/", "a/b: 1"}},
 		{name: "a file instead of a directory", files: []h{folder("a"), folder("a/b"), file("a/b/c", "1"), file("a", "2")}, want: []string{"a: 2"}},
 		{name: "a directory instead of a file", files: []h{file("a", "1"), folder("a"), file("a/b", "2")}, want: []string{"a/!", "a/b: 2"}},
-		{name: "hard links", files: []h{file("a", "1"), hardlink("b", "a"), hardlink("c", "/b"), folder("d"), hardlink("d/e", "./c")},
-			want: []string{"a: 1", "b = a", "c = a", "d/", "d/e = a"}},
+		{
+			name: "hard links", files: []h{file("a", "1"), hardlink("b", "a"), hardlink("c", "/b"), folder("d"), hardlink("d/e", "./c")},
+			want: []string{"a: 1", "b = a", "c = a", "d/", "d/e = a"},
+		},
 		{name: "a hard link to a symbolic link", files: []h{link("a", "nowhere"), hardlink("b", "a")}, want: []string{"a -> nowhere", "b = a"}},
 		{name: "a hard link to what was replaced", files: []h{file("a", "1"), hardlink("b", "a"), file("a", "2")}, want: []string{"a: 2", "b: 1"}},
 		{name: "a hard link to a file below", files: []h{hardlink("b", "a"), file("c", "1")}, want: []string{"c: 1"}, foreign: []string{"b"}},
 		{name: "a hard link to what the layer deletes", files: []h{file(".wh.a", ""), hardlink("b", "a")}, want: []string{"-a"}, foreign: []string{"b"}},
-		{name: "through a symbolic link", files: []h{folder("usr"), folder("usr/lib"), link("lib", "usr/lib"), file("lib/x", "1"), hardlink("y", "lib/x")},
-			want: []string{"lib -> usr/lib", "usr/", "usr/lib/", "usr/lib/x: 1", "y = usr/lib/x"}},
-		{name: "through a symbolic link to nowhere", files: []h{link("a", "b/c"), file("a/x", "1")},
-			want: []string{"a -> b/c", "b/", "b/c/", "b/c/x: 1"}, implicit: []string{"b", "b/c"}},
+		{
+			name: "through a symbolic link", files: []h{folder("usr"), folder("usr/lib"), link("lib", "usr/lib"), file("lib/x", "1"), hardlink("y", "lib/x")},
+			want: []string{"lib -> usr/lib", "usr/", "usr/lib/", "usr/lib/x: 1", "y = usr/lib/x"},
+		},
+		{
+			name: "through a symbolic link to nowhere", files: []h{link("a", "b/c"), file("a/x", "1")},
+			want: []string{"a -> b/c", "b/", "b/c/", "b/c/x: 1"}, implicit: []string{"b", "b/c"},
+		},
 		{name: "deep", files: []h{file(strings.Repeat("d/", 300)+"f", "1")}, want: nil, implicit: nil},
 	}
 	for _, test := range tests {

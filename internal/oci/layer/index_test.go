@@ -40,8 +40,17 @@ func TestIndexLookup(t *testing.T) {
 func TestIndexChildren(t *testing.T) {
 	t.Parallel()
 	x := layer.NewIndex([]layer.Entry{
-		{Path: "b", Mode: fs.ModeDir}, {Path: "b/z"}, {Path: "b-c"}, {Path: "b.d"}, {Path: "b/a", Mode: fs.ModeDir}, {Path: "b/a/x"},
-		{Path: "."}, {Path: "!"}, {Path: "a", Size: 1}, {Path: "a", Size: 2}, {Path: "b/.x"},
+		{Path: "b", Mode: fs.ModeDir},
+		{Path: "b/z"},
+		{Path: "b-c"},
+		{Path: "b.d"},
+		{Path: "b/a", Mode: fs.ModeDir},
+		{Path: "b/a/x"},
+		{Path: "."},
+		{Path: "!"},
+		{Path: "a", Size: 1},
+		{Path: "a", Size: 2},
+		{Path: "b/.x"},
 	})
 	if e, _ := x.Lookup("a"); e.Size != 2 || x.Len() != 10 {
 		t.Errorf("a has size %d, want that of the last entry; Len() = %d, want 10", e.Size, x.Len())

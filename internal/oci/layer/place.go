@@ -25,9 +25,16 @@ type PlaceOptions struct {
 // Content is copied in parallel, inside the kernel where a file has a Source, and without its holes. Several entries
 // with the same path are an error of nobody: the last one counts. When Place fails dir is left as it is.
 func Place(ctx context.Context, dir string, files iter.Seq2[File, error], opts PlaceOptions) error {
+	if err := place(ctx, dir, files, opts); err != nil {
+		return fmt.Errorf("place files in %s: %w", dir, full(err))
+	}
+	return nil
+}
+
+func place(ctx context.Context, dir string, files iter.Seq2[File, error], opts PlaceOptions) error {
 	t, err := newTree(ctx, dir)
 	if err != nil {
-		return fmt.Errorf("place files: %w", err)
+		return err
 	}
 	defer t.abandon()
 	for f, err := range files {
@@ -36,13 +43,11 @@ func Place(ctx context.Context, dir string, files iter.Seq2[File, error], opts P
 		}
 		if err != nil {
 			t.fail(err)
-			return fmt.Errorf("place files in %s: %w", dir, t.stop())
+			return t.stop()
 		}
 	}
-	if _, err := t.finish(); err != nil {
-		return fmt.Errorf("place files in %s: %w", dir, err)
-	}
-	return nil
+	_, err = t.finish()
+	return err
 }
 
 func (t *tree) place(f *File, epoch *time.Time) error {

@@ -21,7 +21,7 @@ const (
 // aheadReader reads a stream in one goroutine and hashes it in another, while its owner uses the bytes.
 type aheadReader struct {
 	ctx   context.Context //nolint:containedctx // lives for one Apply
-	quit  context.CancelFunc
+	quit  context.CancelCauseFunc
 	group errgroup.Group
 	free  chan *chunk
 	out   chan *chunk
@@ -42,7 +42,7 @@ type chunk struct {
 // readAhead starts reading r. The caller must call stop, which waits until r.Read returns.
 func readAhead(ctx context.Context, r io.Reader) *aheadReader {
 	a := &aheadReader{free: make(chan *chunk, maxChunks), out: make(chan *chunk, maxChunks), hash: sha256.New()}
-	a.ctx, a.quit = context.WithCancel(ctx)
+	a.ctx, a.quit = context.WithCancelCause(ctx)
 	sums := make(chan *chunk, maxChunks)
 	a.group.Go(func() error {
 		defer close(sums)
@@ -138,7 +138,7 @@ func (a *aheadReader) advance() error {
 
 // stop ends the reading and waits for it.
 func (a *aheadReader) stop() {
-	a.quit()
+	a.quit(nil)
 	_ = a.group.Wait() // neither goroutine fails: errors travel with the chunks
 }
 

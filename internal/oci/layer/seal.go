@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -123,45 +122,4 @@ func (t *tree) gather(entries []Entry, dir *node, prefix string, first map[*Entr
 		}
 	}
 	return entries
-}
-
-// attributes sets what a new file has besides its content. The order matters: changing the owner clears setuid and
-// capabilities, and everything changes the time.
-func (c *crew) attributes(fd int, e *Entry) error {
-	if err := unix.Fchown(fd, e.UID, e.GID); err != nil {
-		return fmt.Errorf("change owner to %d:%d: %w", e.UID, e.GID, err)
-	}
-	if err := unix.Fchmod(fd, unixMode(e.Mode)&^modeType); err != nil {
-		return fmt.Errorf("change mode to %s: %w", e.Mode, err)
-	}
-	if err := c.xattrs(fd, e); err != nil {
-		return err
-	}
-	if err := futimens(fd, e.ModTime); err != nil {
-		return fmt.Errorf("change time: %w", err)
-	}
-	return nil
-}
-
-// xattrs sets extended attributes. Those that the file system or our rights do not allow are left out and remembered,
-// except capabilities: a program without them would fail much later.
-func (c *crew) xattrs(fd int, e *Entry) error {
-	if e.Opaque {
-		if err := unix.Fsetxattr(fd, "trusted.overlay.opaque", []byte("y"), 0); err != nil {
-			return fmt.Errorf("mark as opaque: %w", err)
-		}
-	}
-	for name, value := range e.Xattrs {
-		if _, own := overlayAttr(name); own {
-			continue // a stranger's layer must not steer our overlay
-		}
-		err := unix.Fsetxattr(fd, name, []byte(value), 0)
-		if err != nil && (strings.HasPrefix(name, "security.capability") || !unsupportedXattr(err) && err != unix.EPERM) {
-			return fmt.Errorf("set extended attribute %s: %w", name, err)
-		}
-		if err != nil {
-			c.skip(e.Path + ": " + name)
-		}
-	}
-	return nil
 }

@@ -34,7 +34,7 @@ func (s *source) retain() { s.refs.Add(1) }
 
 func (s *source) release() {
 	if s.refs.Add(-1) == 0 && s.fd >= 0 {
-		unix.Close(s.fd) // nothing was written: there is no error to lose
+		_ = unix.Close(s.fd) // nothing was written: there is no error to lose
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"strings"
 	"time"
 
@@ -49,7 +48,7 @@ type node struct {
 func newTree(ctx context.Context, dir string) (*tree, error) {
 	fd, err := openFile(unix.AT_FDCWD, dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: dir, Err: err}
+		return nil, fmt.Errorf("open: %w", err)
 	}
 	root := &node{name: ".", children: map[string]*node{}, handle: newHandle(fd)}
 	return &tree{crew: newCrew(ctx), root: root, linked: map[*Entry]bool{}}, nil

@@ -53,7 +53,9 @@ func (o *Overlay) begin() (_ *draft, err error) {
 	if err != nil {
 		return nil, errors.Join(err, os.Remove(folder))
 	}
-	f.Close() // made it; now lock it as everybody does
+	if err := f.Close(); err != nil { // it is made; now it is locked as everybody does
+		return nil, err
+	}
 	if d.lock, err = o.lock(d.id, unix.LOCK_SH); err != nil {
 		return nil, err
 	}

@@ -195,13 +195,14 @@ func readKey(link string) (snapshot.ID, error) {
 // removeKey removes a link if it still points at id. Somebody may publish in between; then a layer is unpacked once
 // more than needed.
 func removeKey(link string, id snapshot.ID) error {
-	if now, err := readKey(link); err != nil || now != id {
-		return nil
+	now, err := readKey(link)
+	if err == nil && now == id {
+		err = os.Remove(link)
 	}
-	if err := os.Remove(link); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // somebody else did
 	}
-	return nil
+	return err
 }
 
 // Hold implements [snapshot.Snapshotter].
@@ -213,5 +214,5 @@ func (o *Overlay) Hold(ctx context.Context, id snapshot.ID) (func(), error) {
 	if err != nil {
 		return nil, fmt.Errorf("hold snapshot %s: %w", id, err)
 	}
-	return func() { l.Close() }, nil // closing a lock file loses nothing
+	return func() { _ = l.Close() }, nil // nothing was written
 }

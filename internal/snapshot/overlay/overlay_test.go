@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -76,6 +77,9 @@ func TestRecoverKilled(t *testing.T) {
 	}
 	cmd := exec.CommandContext(t.Context(), os.Args[0])
 	cmd.Env = append(os.Environ(), "SNAPSHOT_TEST_DRAFT="+root)
+	if _, err := cmd.StdinPipe(); err != nil { // stays open while the process is to live
+		t.Fatal(err)
+	}
 	ready, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -120,7 +124,8 @@ func draftAndWait(root string) {
 		panic(err)
 	}
 	_, _ = io.WriteString(os.Stdout, "!")
-	select {}
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	runtime.KeepAlive(d)
 }
 
 // TestRestart checks that folders of another boot of the machine are not used unless they were flushed.
@@ -220,7 +225,11 @@ func TestKeysAreLinks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer d.Discard()
+	defer func() {
+		if err := d.Discard(); err != nil {
+			t.Error(err)
+		}
+	}()
 	key := digest.FromString("layer")
 	if err := d.Publish(t.Context(), key); err != nil {
 		t.Fatal(err)
@@ -241,7 +250,11 @@ func BenchmarkLookup(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer d.Discard()
+	defer func() {
+		if err := d.Discard(); err != nil {
+			b.Error(err)
+		}
+	}()
 	if err := d.Publish(b.Context(), key); err != nil {
 		b.Fatal(err)
 	}

@@ -197,6 +197,15 @@ func (o *Overlay) unlink(keys map[snapshot.ID][]string) error {
 	return nil
 }
 
+// Sweep deletes what Discard only put aside, until ctx is done: the part of Recover that every process can afford, for
+// its cost does not grow with what is kept.
+func (o *Overlay) Sweep(ctx context.Context) error {
+	if err := o.sweep(ctx); err != nil {
+		return fmt.Errorf("sweep snapshots: %w", err)
+	}
+	return nil
+}
+
 // sweep deletes what is in the trash. Others may be deleting it at the same time.
 func (o *Overlay) sweep(ctx context.Context) error {
 	trash := filepath.Join(o.root, trashDir)

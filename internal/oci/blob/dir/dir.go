@@ -114,7 +114,7 @@ func (s *Store) open(ctx context.Context, d oci.Digest) (_ *reader, err error) {
 	}
 	defer func() {
 		if err != nil {
-			f.Close()
+			_ = f.Close() // only read
 		}
 	}()
 	if err := s.trust(ctx, f, d); err != nil {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -134,6 +135,9 @@ func TestRecover(t *testing.T) {
 	defer w.Close()
 	cmd := exec.CommandContext(t.Context(), os.Args[0])
 	cmd.Env = append(os.Environ(), "BLOB_TEST_WRITER="+root)
+	if _, err := cmd.StdinPipe(); err != nil { // stays open while the process is to live
+		t.Fatal(err)
+	}
 	ready, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -151,7 +155,7 @@ func TestRecover(t *testing.T) {
 		}
 	}
 	if recover(); ingesting(t, root) != 2 {
-		t.Error("Recover removed what living processes write")
+		t.Errorf("%d files are being written, want 2: Recover removed what living processes write", ingesting(t, root))
 	}
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
@@ -193,8 +197,9 @@ func writeAndWait(root string) {
 	if _, err := io.WriteString(w, "half"); err != nil {
 		panic(err)
 	}
-	os.Stdout.WriteString("!")
-	select {}
+	_, _ = os.Stdout.WriteString("!")
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	runtime.KeepAlive(w)
 }
 
 // TestFullDisk checks that a blob that does not fit says so and leaves nothing behind.

@@ -73,10 +73,9 @@ func (s *Store) temp() (*os.File, error) {
 		if err == nil && st.Nlink == 1 {
 			return f, nil
 		}
-		f.Close()
+		_ = f.Close() // nothing was written
 		if err != nil && !errors.Is(err, unix.EWOULDBLOCK) {
-			os.Remove(f.Name())
-			return nil, err
+			return nil, errors.Join(err, os.Remove(f.Name()))
 		}
 	}
 }
