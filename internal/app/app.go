@@ -15,7 +15,6 @@ import (
 	"slipway/internal/build/cache"
 	"slipway/internal/build/solver"
 	"slipway/internal/config"
-	"slipway/internal/oci/blob"
 	"slipway/internal/oci/blob/dir"
 	"slipway/internal/oci/registry"
 	"slipway/internal/snapshot/overlay"
@@ -38,14 +37,14 @@ type Options struct {
 // App is slipway on one machine's state. Its methods may be called at once, also by several processes.
 type App struct {
 	opts      Options
-	blobs     blob.Store
+	blobs     *dir.Store
 	snapshots *overlay.Overlay
 	cache     *cache.Local
 	registry  *registry.Client
 	solver    *solver.Solver
 }
 
-// Open returns an App and removes what processes that died left behind.
+// Open returns an App. What processes that died left behind is removed by the next build.
 func Open(opts Options) (*App, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
@@ -61,7 +60,7 @@ func Open(opts Options) (*App, error) {
 	if a.snapshots, err = overlay.Open(filepath.Join(opts.Home, "snapshots"), overlay.Options{Logger: opts.Logger}); err != nil {
 		return nil, err
 	}
-	if a.cache, err = cache.Open(filepath.Join(opts.Home, "cache"), opts.Now()); err != nil {
+	if a.cache, err = cache.Open(filepath.Join(opts.Home, "cache")); err != nil {
 		return nil, err
 	}
 	a.registry = registry.New(registry.Options{

@@ -1,7 +1,7 @@
 // Package cache remembers what operations of a build came to, by key, in a folder of this machine.
 //
 // A record is one small JSON file named by its key, replaced by rename: readers see the old one or the new one, and a
-// build that is killed leaves at most a temporary file, which the next one's Open removes.
+// build that is killed leaves at most a temporary file, which Recover removes.
 package cache
 
 import (
@@ -13,11 +13,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"slipway/internal/build"
 	"slipway/internal/errs"
 	"slipway/internal/oci"
+	"slipway/internal/tempfile"
 )
 
 // Local is a build.Cache in a folder.
@@ -27,26 +27,20 @@ var _ build.Cache = (*Local)(nil)
 
 const tempPrefix = ".record-"
 
-// abandoned is the age after which a temporary file has no writer any more: writing one takes microseconds.
-const abandoned = time.Hour
-
 // Open returns the cache in dir, which is made when it is missing.
-func Open(dir string, now time.Time) (*Local, error) {
+func Open(dir string) (*Local, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open cache: %w", err)
 	}
-	left, err := filepath.Glob(filepath.Join(dir, tempPrefix+"*"))
-	if err != nil {
-		return nil, fmt.Errorf("open cache %s: %w", dir, err)
-	}
-	for _, f := range left {
-		if info, err := os.Lstat(f); err == nil && now.Sub(info.ModTime()) > abandoned {
-			if err := os.Remove(f); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return nil, fmt.Errorf("open cache: %w", err)
-			}
-		}
-	}
 	return &Local{dir: dir}, nil
+}
+
+// Recover removes what processes that died left half written. It may run at any time.
+func (l *Local) Recover() error {
+	if _, err := tempfile.Recover(l.dir, tempPrefix); err != nil {
+		return fmt.Errorf("cache: %w", err)
+	}
+	return nil
 }
 
 func (l *Local) path(key oci.Digest) string {
@@ -80,30 +74,30 @@ func (l *Local) Store(_ context.Context, key oci.Digest, r build.Record) (err er
 	if err != nil {
 		return fmt.Errorf("cache: %w", err)
 	}
-	tmp, err := os.CreateTemp(l.dir, tempPrefix+"*")
+	tmp, err := tempfile.Create(l.dir, tempPrefix)
 	if err != nil {
 		return fmt.Errorf("cache: %w", err)
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(fmt.Errorf("cache: %w", err), os.Remove(tmp.Name()))
-		}
-	}()
-	if _, err := tmp.Write(data); err != nil {
-		return errors.Join(err, tmp.Close())
+	defer func() { err = errors.Join(err, tmp.Close()) }() // after the renaming: Recover takes what is closed for abandoned
+	if _, err = tmp.Write(data); err == nil {
+		err = rename(tmp.Name(), l.path(key))
 	}
-	if err := tmp.Close(); err != nil {
+	if err != nil {
+		return errors.Join(fmt.Errorf("cache: %w", err), os.Remove(tmp.Name()))
+	}
+	return nil
+}
+
+// rename moves a file, and makes the folder that it goes to when it is missing.
+func rename(from, to string) error {
+	err := os.Rename(from, to)
+	if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	to := l.path(key)
-	err = os.Rename(tmp.Name(), to)
-	if errors.Is(err, fs.ErrNotExist) {
-		if err := os.Mkdir(filepath.Dir(to), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-			return err
-		}
-		err = os.Rename(tmp.Name(), to)
+	if err := os.Mkdir(filepath.Dir(to), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
 	}
-	return err
+	return os.Rename(from, to)
 }
 
 // Len counts the records, for tests and `slipway cache du`.

@@ -19,7 +19,7 @@ import (
 func TestStoreLookup(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	c, err := cache.Open(dir, time.Now())
+	c, err := cache.Open(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,7 +34,7 @@ func TestStoreLookup(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	again, err := cache.Open(dir, time.Now())
+	again, err := cache.Open(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +53,7 @@ func TestStoreLookup(t *testing.T) {
 func TestDamagedRecordIsForgotten(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	c, err := cache.Open(dir, time.Now())
+	c, err := cache.Open(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,23 +73,28 @@ func TestDamagedRecordIsForgotten(t *testing.T) {
 	}
 }
 
-func TestOpenRemovesAbandonedFiles(t *testing.T) {
+func TestRecoverRemovesWhatTheDeadLeft(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	left := filepath.Join(dir, ".record-1")
 	if err := os.WriteFile(left, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := cache.Open(dir, time.Now()); err != nil {
+	c, err := cache.Open(dir)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(left); err != nil {
-		t.Errorf("a file that may still be written was removed: %v", err)
+	key := digest.FromString("key")
+	if err := c.Store(t.Context(), key, build.Record{}); err != nil {
+		t.Fatal(err)
 	}
-	if _, err := cache.Open(dir, time.Now().Add(2*time.Hour)); err != nil {
+	if err := c.Recover(); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(left); !os.IsNotExist(err) {
 		t.Errorf("an abandoned file is still there: %v", err)
+	}
+	if _, err := c.Lookup(t.Context(), key); err != nil {
+		t.Errorf("a record is gone: %v", err)
 	}
 }

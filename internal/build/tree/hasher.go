@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"slipway/internal/oci/layer"
+	"slipway/internal/tempfile"
 )
 
 // Hasher is a Sums that remembers a folder's files by what stat(2) says of them (device, inode, size, change and
@@ -92,22 +93,29 @@ func (h *Hasher) Save() (err error) {
 	if err := os.MkdirAll(filepath.Dir(h.file), 0o700); err != nil {
 		return err
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(h.file), ".sums-*")
+	tmp, err := tempfile.Create(filepath.Dir(h.file), sumsPrefix)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(tmp.Name()))
-		}
-	}()
-	if err := writeRecords(tmp, h.known); err != nil {
-		return errors.Join(fmt.Errorf("write %s: %w", h.file, err), tmp.Close())
+	defer func() { err = errors.Join(err, tmp.Close()) }() // after the renaming: what is closed is taken for abandoned
+	if err = writeRecords(tmp, h.known); err == nil {
+		err = os.Rename(tmp.Name(), h.file)
 	}
-	if err := tmp.Close(); err != nil {
-		return err
+	if err != nil {
+		return errors.Join(fmt.Errorf("write %s: %w", h.file, err), os.Remove(tmp.Name()))
 	}
-	return os.Rename(tmp.Name(), h.file)
+	return nil
+}
+
+// sumsPrefix begins the name of a memory that is being written.
+const sumsPrefix = ".sums-"
+
+// RecoverSums removes the memories in dir that processes which died left half written. It may run at any time.
+func RecoverSums(dir string) error {
+	if _, err := tempfile.Recover(dir, sumsPrefix); err != nil {
+		return fmt.Errorf("sums of files: %w", err)
+	}
+	return nil
 }
 
 func writeRecords(w io.Writer, known map[string]record) error {
