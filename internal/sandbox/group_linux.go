@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"slipway/internal/errs"
 	"slipway/internal/sandbox/cgroup"
 )
 
@@ -55,6 +56,21 @@ func NewGroup(ctx context.Context, name string, l Limits) (*Group, error) {
 		return nil, errors.Join(err, g.Close())
 	}
 	return g, nil
+}
+
+// Recover removes the groups of slipways that were killed. Where nothing can be limited there are none.
+func Recover(ctx context.Context) error {
+	h, err := hierarchy()
+	if errors.Is(err, errs.Unavailable) || errors.Is(err, errs.Denied) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := cgroup.Recover(ctx, h); err != nil {
+		return fmt.Errorf("remove abandoned cgroups: %w", err)
+	}
+	return nil
 }
 
 // open sees to it that what the pool starts is in the group.
