@@ -17,6 +17,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"slipway/internal/cli"
 	"slipway/internal/oci"
 	"slipway/internal/oci/ref"
 	"slipway/internal/oci/registry"
@@ -26,6 +27,9 @@ import (
 
 func TestMain(m *testing.M) {
 	sandbox.Init()
+	if os.Args[0] == programName {
+		os.Exit(cli.Main())
+	}
 	os.Exit(m.Run())
 }
 

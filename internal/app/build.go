@@ -66,8 +66,16 @@ type Build struct {
 	untagged []ref.Ref
 }
 
+// sumsDir is where the sums of contexts' files are remembered, below the home folder.
+const sumsDir = "sums"
+
 // Build builds an image, pushes it to every tag when asked to, and writes its outputs.
-func (a *App) Build(ctx context.Context, r Build) (*build.Image, error) {
+func (a *App) Build(ctx context.Context, r Build) (_ *build.Image, err error) {
+	end, err := a.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, end(r.Events)) }()
 	if platforms := strings.Split(r.Platform, ","); len(platforms) > 1 {
 		return a.buildIndex(ctx, r, platforms)
 	}
@@ -101,7 +109,7 @@ func (a *App) buildOne(ctx context.Context, r Build, keep bool) (*build.Image, e
 		return nil, err
 	}
 	sum := sha256.Sum256([]byte(folder.Root()))
-	hasher := tree.OpenHasher(filepath.Join(a.opts.Home, "sums", hex.EncodeToString(sum[:16])), a.opts.Now())
+	hasher := tree.OpenHasher(filepath.Join(a.opts.Home, sumsDir, hex.EncodeToString(sum[:16])), a.opts.Now())
 	var platform oci.Platform
 	if r.Platform != "" {
 		if platform, err = oci.ParsePlatform(r.Platform); err != nil {

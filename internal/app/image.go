@@ -23,7 +23,12 @@ type StartImage struct {
 }
 
 // StartImage runs an image's command in the sandbox and returns its exit status.
-func (a *App) StartImage(ctx context.Context, s StartImage) (int, error) {
+func (a *App) StartImage(ctx context.Context, s StartImage) (_ int, err error) {
+	end, err := a.begin(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, end(s.Events)) }()
 	return a.solver.Start(ctx, solver.Start{
 		Image: s.Image, Platform: machine(), Args: s.Args, Env: s.Env, Network: s.Network, Limits: s.Limits,
 		Stdin: s.Stdin, Stdout: s.Stdout, Stderr: s.Stderr, Events: s.Events,
