@@ -32,7 +32,7 @@ say() { printf '\n\033[1m%s\033[0m\n' "$*" >&2; }
 [[ -t 2 && -z ${NO_COLOR-} ]] || say() { printf '\n%s\n' "$*" >&2; }
 
 now() { date +%s.%N; }
-since() { awk -v a="$1" -v b="$(now)" 'BEGIN { printf "%.1f", b - a }'; }
+since() { awk -v a="$1" -v b="$(now)" 'BEGIN { printf "%.2f", b - a }'; }
 
 # tell prints a command as a person would type it; show also runs it.
 tell() {
