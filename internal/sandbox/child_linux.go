@@ -101,9 +101,9 @@ func spawn(t *thread, cgroup *os.File, args ...string) (*child, error) {
 	}
 	defer theirs.Close()
 	attr := &os.ProcAttr{
-		// The collector would only make a short life longer, and one processor is all that init can use. Nothing of
-		// slipway's own environment goes in.
-		Env:   []string{"GOGC=off", "GOMAXPROCS=1"},
+		// The collector would only make a short life longer, and one processor is all that init can use. Otherwise the
+		// runtime looks for limits and keeps files of cgroups open. Nothing of slipway's own environment goes in.
+		Env:   []string{"GOGC=off", "GOMAXPROCS=1", "GODEBUG=containermaxprocs=0,updatemaxprocs=0"},
 		Files: []*os.File{null, null, null, theirs},
 		Sys: &syscall.SysProcAttr{
 			Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,

@@ -57,6 +57,34 @@ func TestEscapeOnlyStandardDescriptors(t *testing.T) {
 	}
 }
 
+// TestEscapeThroughDescriptorsOfInit names init's own descriptors where a path is followed before they are closed on
+// exec: as working directory, as the command and as its interpreter.
+func TestEscapeThroughDescriptorsOfInit(t *testing.T) {
+	t.Parallel()
+	l := busybox(t)
+	spare := newLauncher(t)
+	run := func(t *testing.T, change func(*sandbox.Spec)) {
+		t.Helper()
+		s, out := l.script("echo reached $PWD; ls -a ..")
+		s.Mounts = []sandbox.Mount{{Type: sandbox.MountBind, Source: t.TempDir(), Target: "/mnt"}}
+		change(s)
+		res, err := spare.Run(t.Context(), s)
+		if err == nil || out.Len() > 0 {
+			t.Errorf("args %q in %q: result %+v, %v, output:\n%s", s.Args, s.Cwd, res, err, out)
+		}
+	}
+	for fd := 3; fd < 24; fd++ {
+		door := fmt.Sprintf("/proc/self/fd/%d", fd)
+		run(t, func(s *sandbox.Spec) { s.Cwd = door })
+		run(t, func(s *sandbox.Spec) { s.Args = []string{door + "/bin/sh", "-c", "echo reached"} })
+		script := filepath.Join(l.lower, fmt.Sprintf("bin/script%d", fd))
+		if err := os.WriteFile(script, []byte("#!"+door+"/bin/busybox echo\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		run(t, func(s *sandbox.Spec) { s.Args = []string{"/bin/" + filepath.Base(script)} })
+	}
+}
+
 func TestEscapeDevicesDoNotWork(t *testing.T) {
 	t.Parallel()
 	l := busybox(t).withProbe(t)

@@ -37,11 +37,19 @@ func settle(spec *Spec) error {
 	if _, err := unix.KeyctlInt(unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0); err != nil && !errors.Is(err, unix.ENOSYS) {
 		return fmt.Errorf("make session keyring: %w", err)
 	}
-	cwd := spec.Cwd
+	return enterCwd(spec.Cwd)
+}
+
+// enterCwd changes to the working directory, which an image names: not by way of /proc's links.
+func enterCwd(cwd string) error {
 	if cwd == "" {
 		cwd = "/"
 	}
-	if err := unix.Chdir(cwd); err != nil {
+	fd, err := openIn(unix.AT_FDCWD, cwd, unix.RESOLVE_NO_MAGICLINKS)
+	if err != nil {
+		return fmt.Errorf("enter working directory %s: %w", cwd, kind(err))
+	}
+	if err := errors.Join(unix.Fchdir(fd), unix.Close(fd)); err != nil {
 		return fmt.Errorf("enter working directory %s: %w", cwd, kind(err))
 	}
 	return nil

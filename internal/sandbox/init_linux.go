@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -26,8 +27,7 @@ func Init() {
 	os.Exit(serve())
 }
 
-// serve reads a request, carries it out and reports. Descriptors are never closed here: all are close-on-exec and the
-// process is as short-lived as they are.
+// serve reads a request, carries it out and reports.
 func serve() int {
 	in := &initProcess{}
 	last := in.run()
@@ -72,7 +72,11 @@ func (in *initProcess) run() *report {
 		return &report{Failure: newFailure(err)}
 	}
 	signals.to(pid)
-	return &report{Exit: supervise(pid)}
+	ended, err := supervise(pid)
+	if err != nil {
+		return &report{Failure: newFailure(err)}
+	}
+	return &report{Exit: ended}
 }
 
 // initProcess is the state of init.
@@ -127,8 +131,27 @@ func hide() error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("hide init: %w", err)
 	}
-	if err := unix.CloseRange(controlFD, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
-		unix.CloseOnExec(controlFD) // before 5.11; Go opens everything else this way
+	unix.CloseOnExec(controlFD)
+	return closeInherited()
+}
+
+// closeInherited closes what slipway was started with and has passed on unknowingly: all that is not close-on-exec, which
+// the Go runtime's own descriptors are.
+func closeInherited() error {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return fmt.Errorf("close inherited files: %w", err)
+	}
+	for _, e := range entries {
+		fd, err := strconv.Atoi(e.Name())
+		if err != nil || fd <= controlFD {
+			continue
+		}
+		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
+			if err := unix.Close(fd); err != nil {
+				return fmt.Errorf("close inherited files: %w", err)
+			}
+		}
 	}
 	return nil
 }
@@ -211,6 +234,9 @@ func (in *initProcess) enter(req *request) error {
 		return err
 	}
 	if err := r.pivot(); err != nil {
+		return err
+	}
+	if err := r.release(); err != nil {
 		return err
 	}
 	return settle(spec)

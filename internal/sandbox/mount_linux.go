@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"errors"
 	"fmt"
 	"path"
 	"slices"
@@ -19,7 +20,7 @@ func (r *rootfs) mountSpec() error {
 	depth := func(i int) int { return strings.Count(path.Clean(r.spec.Mounts[i].Target), "/") }
 	slices.SortStableFunc(order, func(a, b int) int { return depth(a) - depth(b) })
 	for _, i := range order {
-		if err := r.mount(&r.spec.Mounts[i], r.sources[i]); err != nil {
+		if err := r.mount(&r.spec.Mounts[i], i); err != nil {
 			return fmt.Errorf("mount %s: %w", r.spec.Mounts[i].Target, err)
 		}
 	}
@@ -31,77 +32,51 @@ func (r *rootfs) mountSpec() error {
 	return nil
 }
 
-func (r *rootfs) mount(m *Mount, source int) error {
-	at, err := r.ensure(m.Target, source < 0 || isDir(source))
+// mount makes a mount in the scratch tmpfs, where no link of an image can interfere, and moves it to its place.
+func (r *rootfs) mount(m *Mount, i int) error {
+	source := r.sources[i]
+	dir := source < 0 || isDir(source)
+	at, err := r.ensure(m.Target, dir)
 	if err != nil {
 		return err
 	}
-	if m.Type == MountTmpfs {
-		flags := uintptr(unix.MS_NOSUID | unix.MS_NODEV)
-		if m.ReadOnly {
-			flags |= unix.MS_RDONLY
-		}
-		return kind(unix.Mount("tmpfs", fdPath(at), "tmpfs", flags, m.options()))
+	here := r.at("mount" + strconv.Itoa(i))
+	if dir {
+		err = unix.Mkdir(here, 0o755)
+	} else {
+		err = unix.Mknod(here, unix.S_IFREG|0o644, 0)
 	}
-	if err := unix.Mount(fdPath(source), fdPath(at), "", unix.MS_BIND, ""); err != nil {
-		return kind(err)
+	if err == nil && m.Type == MountTmpfs {
+		err = unix.Mount("tmpfs", here, "tmpfs", unix.MS_NOSUID|m.flags(), m.options())
+	} else if err == nil {
+		err = bind(source, here, m.flags())
 	}
-	flags := uintptr(unix.MS_NODEV)
-	if m.ReadOnly {
-		flags |= unix.MS_RDONLY
+	if err == nil {
+		err = unix.Mount(here, fdPath(at), "", unix.MS_MOVE, "")
 	}
-	return r.restrictMount(m.Target, flags)
+	return kind(err)
 }
 
-// openOverlay mounts the layers of the ith mount in the scratch tmpfs, and opens what is to be seen of them.
-func (r *rootfs) openOverlay(m *Mount, i int) (int, error) {
-	var lower []int
-	for _, dir := range m.Lower {
-		fd, err := openDir(unix.AT_FDCWD, dir)
-		if err != nil {
-			return -1, err
-		}
-		lower = append(lower, fd)
+// bind mounts source at here with flags, keeping the restrictions that the mount of source has.
+func bind(source int, here string, flags uintptr) error {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(source, &st); err != nil {
+		return err
 	}
-	upper, work := -1, -1
-	var err error
-	if m.Upper == "" {
-		empty, err := openDir(r.scratch, "empty") // the kernel wants two layers at least
-		if err != nil {
-			return -1, err
-		}
-		lower = append(lower, empty)
-	} else {
-		if upper, err = openDir(unix.AT_FDCWD, m.Upper); err != nil {
-			return -1, err
-		}
-		if work, err = openDir(unix.AT_FDCWD, m.Work); err != nil {
-			return -1, err
-		}
+	if err := unix.Mount(fdPath(source), here, "", unix.MS_BIND, ""); err != nil {
+		return err
 	}
-	name := "overlay" + strconv.Itoa(i)
-	if err := unix.Mkdirat(r.scratch, name, 0o755); err != nil {
-		return -1, err
+	const kept = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NOEXEC | unix.MS_NOATIME | unix.MS_NODIRATIME | unix.MS_RELATIME
+	flags |= uintptr(st.Flags) & kept // statfs and mount use the same bits
+	return unix.Mount("", here, "", unix.MS_REMOUNT|unix.MS_BIND|flags, "")
+}
+
+// flags are those of every kind of mount.
+func (m *Mount) flags() uintptr {
+	if m.ReadOnly {
+		return unix.MS_NODEV | unix.MS_RDONLY
 	}
-	options, err := overlayOptions(lower, upper, work)
-	if err != nil {
-		return -1, err
-	}
-	if err := unix.Chdir("/proc/self/fd"); err != nil {
-		return -1, err
-	}
-	if err := mountOverlayAt(r.at(name), unix.MS_NODEV, options); err != nil {
-		return -1, err
-	}
-	root, err := openDir(r.scratch, name)
-	if err != nil {
-		return -1, err
-	}
-	fd, err := openIn(root, m.Source, inRoot)
-	if err != nil {
-		err = fmt.Errorf("%s: %w", m.Source, kind(err))
-	}
-	return fd, err
+	return unix.MS_NODEV
 }
 
 // options are tmpfs's.
@@ -117,38 +92,30 @@ func (m *Mount) options() string {
 	return options
 }
 
-// restrictMount adds flags to the mount that is now on target, keeping those it has.
-func (r *rootfs) restrictMount(target string, flags uintptr) error {
-	on, err := openIn(r.root, target, inRoot)
-	if err != nil {
-		return kind(err)
-	}
-	return remount(on, flags)
-}
-
-// remount adds flags to the mount that on is the root of, keeping those it has.
-func remount(on int, flags uintptr) error {
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(on, &st); err != nil {
-		return err
-	}
-	const kept = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_NOATIME | unix.MS_NODIRATIME |
-		unix.MS_RELATIME // statfs and mount use the same bits
-	flags |= uintptr(st.Flags) & kept
-	return kind(unix.Mount("", fdPath(on), "", unix.MS_REMOUNT|unix.MS_BIND|flags, ""))
-}
-
 // mountFile writes a file to the scratch tmpfs and binds it to its place.
 func (r *rootfs) mountFile(f *File, i int) error {
 	mode := uint32(f.Mode.Perm())
 	if mode == 0 {
 		mode = 0o644
 	}
-	fd, err := unix.Openat(r.scratch, "file"+strconv.Itoa(i), unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_CLOEXEC, mode)
+	name := "file" + strconv.Itoa(i)
+	fd, err := unix.Openat(r.scratch, name, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_CLOEXEC, mode)
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd) // a file open for writing cannot be executed
+	err = errors.Join(fill(fd, f), unix.Close(fd)) // a file open for writing cannot be executed
+	if err != nil {
+		return err
+	}
+	at, err := r.ensure(f.Target, false)
+	if err != nil {
+		return err
+	}
+	// The scratch tmpfs allows devices, but what is bound is a single file, and the file is not one.
+	return kind(unix.Mount(r.at(name), fdPath(at), "", unix.MS_BIND, ""))
+}
+
+func fill(fd int, f *File) error {
 	for data := f.Data; len(data) > 0; {
 		n, err := unix.Write(fd, data)
 		if err != nil {
@@ -156,15 +123,5 @@ func (r *rootfs) mountFile(f *File, i int) error {
 		}
 		data = data[n:]
 	}
-	if f.UID != 0 || f.GID != 0 {
-		if err := unix.Fchown(fd, int(f.UID), int(f.GID)); err != nil {
-			return err
-		}
-	}
-	at, err := r.ensure(f.Target, false)
-	if err != nil {
-		return err
-	}
-	// The scratch tmpfs allows devices, but what is bound is a single file, and the file is not one.
-	return kind(unix.Mount(fdPath(fd), fdPath(at), "", unix.MS_BIND, ""))
+	return unix.Fchown(fd, int(f.UID), int(f.GID))
 }

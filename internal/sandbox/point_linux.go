@@ -54,7 +54,7 @@ func (r *rootfs) ensure(target string, dir bool) (int, error) {
 			fd, err = openIn(r.root, real, beneath)
 		}
 	}
-	if err != nil {
+	if _, err := r.hold(fd, err); err != nil {
 		return -1, fmt.Errorf("mount point %s: %w", target, kind(err))
 	}
 	if isDir(fd) != dir {
@@ -106,6 +106,7 @@ func (r *rootfs) entry(name, parent string, dir bool) (link string, err error) {
 	if err != nil {
 		return "", err
 	}
+	defer unix.Close(fd)
 	buf := make([]byte, unix.PathMax)
 	n, err := unix.Readlinkat(fd, "", buf)
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
@@ -120,6 +121,7 @@ func (r *rootfs) create(name, parent string, dir bool) error {
 	if err != nil {
 		return err
 	}
+	defer unix.Close(in)
 	record := r.onRoot(in)
 	var made []point
 	if record {
@@ -151,16 +153,21 @@ func (r *rootfs) parents(dir string) ([]point, error) {
 			return nil, err
 		}
 		var st unix.Stat_t
-		if err := unix.Fstat(fd, &st); err != nil {
+		if err := errors.Join(unix.Fstat(fd, &st), unix.Close(fd)); err != nil {
 			return nil, err
 		}
-		_, missing := openIn(r.upper, dir, beneath)
-		p := point{Path: dir, Copied: missing != nil, Before: st.Mtim.Nano(), Mode: st.Mode, UID: st.Uid, GID: st.Gid}
+		there := r.inUpper(dir)
+		p := point{Path: dir, Copied: !there, Before: st.Mtim.Nano(), Mode: st.Mode, UID: st.Uid, GID: st.Gid}
 		list = append([]point{p}, list...)
-		if missing == nil || dir == "." {
+		if there || dir == "." {
 			return list, nil
 		}
 	}
+}
+
+func (r *rootfs) inUpper(name string) bool {
+	fd, err := openIn(r.upper, name, beneath)
+	return err == nil && unix.Close(fd) == nil
 }
 
 // note adds to the record, with the times that parents have now. A parent is recorded once, as it was at first.

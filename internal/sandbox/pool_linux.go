@@ -18,7 +18,7 @@ type pool struct {
 	thread  *thread        // starts processes; nil until needed
 	spare   *child         // started and waiting
 	filling bool           // somebody starts a spare
-	next    sync.WaitGroup // for him
+	starts  sync.WaitGroup // those who use thread
 }
 
 // take returns a process to give a spec to: the spare, or a new one, which it must be when it is not to be like others.
@@ -33,9 +33,14 @@ func (p *pool) take(ordinary bool) (*child, error) {
 		c, p.spare = p.spare, nil
 	}
 	t := p.starter()
+	p.starts.Add(1)
 	p.mu.Unlock()
-	if c != nil && !c.gone() {
-		return c, nil
+	defer p.starts.Done()
+	if c != nil {
+		if !c.gone() {
+			return c, nil
+		}
+		_ = c.discard() // it is nobody's loss
 	}
 	return spawn(t, p.cgroup)
 }
@@ -57,7 +62,7 @@ func (p *pool) refill() {
 	}
 	p.filling = true
 	t := p.starter()
-	p.next.Go(func() {
+	p.starts.Go(func() {
 		c, err := spawn(t, p.cgroup, spareArg)
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -73,7 +78,7 @@ func (p *pool) close() error {
 	p.mu.Lock()
 	p.closed = true
 	p.mu.Unlock()
-	p.next.Wait()
+	p.starts.Wait()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var err error

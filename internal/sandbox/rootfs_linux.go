@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -25,56 +24,21 @@ type rootfs struct {
 	points  []point
 }
 
-// maxOptions is what mount(2) takes: one page.
-const maxOptions = 4095
-
 // mountRoot mounts the root file system of spec, in the scratch tmpfs of the stage.
 func mountRoot(st *stage, spec *Spec) (*rootfs, error) {
 	r := &rootfs{stage: st, spec: spec}
-	layers, err := r.openLayers()
-	if err != nil {
-		return nil, err
-	}
 	if err := r.openSources(); err != nil {
 		return nil, err
 	}
-	if spec.Root != "" {
-		err = r.bindRoot()
-	} else {
-		err = r.mountOverlay(layers)
-	}
+	err := r.mountBase()
 	if err != nil {
 		return nil, err
 	}
-	r.root, err = openDir(r.scratch, "root")
+	r.root, err = r.hold(openDir(r.scratch, "root"))
 	return r, err
 }
 
-// overlayDirs are the open folders of an overlay.
-type overlayDirs struct {
-	lower []int
-	work  int
-}
-
-func (r *rootfs) openLayers() (dirs overlayDirs, err error) {
-	if r.spec.Root != "" {
-		r.upper, err = openDir(unix.AT_FDCWD, r.spec.Root)
-		return dirs, err
-	}
-	for _, dir := range append(slices.Clip(r.spec.Lower), r.spec.stub()...) {
-		fd, err := openDir(unix.AT_FDCWD, dir)
-		if err != nil {
-			return dirs, err
-		}
-		dirs.lower = append(dirs.lower, fd)
-	}
-	if r.upper, err = openDir(unix.AT_FDCWD, r.spec.Upper); err != nil {
-		return dirs, err
-	}
-	dirs.work, err = openDir(unix.AT_FDCWD, r.spec.Work)
-	return dirs, err
-}
-
+// openSources opens what the spec's mounts show, while the machine's paths can still be followed.
 func (r *rootfs) openSources() error {
 	for i := range r.spec.Mounts {
 		m := &r.spec.Mounts[i]
@@ -82,11 +46,11 @@ func (r *rootfs) openSources() error {
 		var err error
 		switch m.Type {
 		case MountBind:
-			if fd, err = unix.Open(m.Source, unix.O_PATH|unix.O_CLOEXEC, 0); err != nil {
+			if fd, err = r.hold(unix.Open(m.Source, unix.O_PATH|unix.O_CLOEXEC, 0)); err != nil {
 				err = fmt.Errorf("open %s: %w", m.Source, kind(err))
 			}
 		case MountOverlay:
-			fd, err = r.openOverlay(m, i)
+			fd, err = r.openStack(m, "overlay"+strconv.Itoa(i))
 		}
 		if err != nil {
 			return fmt.Errorf("mount %s: %w", m.Target, err)
@@ -96,80 +60,44 @@ func (r *rootfs) openSources() error {
 	return nil
 }
 
-// mountOverlay mounts the layers.
-//
-// The folders are named by their descriptors, from within /proc/self/fd: "12:13:14". So 400 layers fit into the one
-// page that mount(2) takes, on every kernel, no path needs escaping, and /proc/mounts inside tells nothing of the host.
-func (r *rootfs) mountOverlay(dirs overlayDirs) error {
-	options, err := overlayOptions(dirs.lower, r.upper, dirs.work)
+// openStack mounts the layers of a mount in the scratch tmpfs, and opens what is to be seen of them.
+func (r *rootfs) openStack(m *Mount, name string) (int, error) {
+	dirs, err := r.openOverlay(m.Lower, m.Upper, m.Work)
 	if err != nil {
-		return err
+		return -1, err
 	}
-	if err := removeVolatileMark(dirs.work); err != nil {
-		return fmt.Errorf("clean work folder: %w", err)
+	if err := r.mountOverlay(dirs, name, unix.MS_NODEV); err != nil {
+		return -1, err
 	}
-	if err := unix.Chdir("/proc/self/fd"); err != nil {
-		return fmt.Errorf("mount overlay: %w", err)
+	root, err := r.hold(openDir(r.scratch, name))
+	if err != nil {
+		return -1, err
+	}
+	fd, err := r.hold(openIn(root, m.Source, inRoot))
+	if err != nil {
+		err = fmt.Errorf("%s: %w", m.Source, kind(err))
+	}
+	return fd, err
+}
+
+// mountBase mounts the overlay, or the folder, that is the root.
+func (r *rootfs) mountBase() (err error) {
+	if r.spec.Root != "" {
+		if r.upper, err = r.hold(openDir(unix.AT_FDCWD, r.spec.Root)); err != nil {
+			return err
+		}
+		return r.bindRoot()
 	}
 	flags := uintptr(unix.MS_NODEV)
 	if r.spec.Insecure {
 		flags = 0
 	}
-	return mountOverlayAt(r.at("root"), flags, options)
-}
-
-// overlayOptions names the folders of an overlay by their descriptors. Without an upper folder, -1, it is read-only.
-func overlayOptions(lower []int, upper, work int) (string, error) {
-	names := make([]string, len(lower))
-	for i, fd := range lower {
-		names[i] = strconv.Itoa(fd)
-	}
-	// What the packer of the upper folder could not express is off: metacopy, redirects, the index of hard links.
-	options := "lowerdir=" + strings.Join(names, ":") + ",index=off,metacopy=off,redirect_dir=nofollow"
-	if upper >= 0 {
-		options += fmt.Sprintf(",upperdir=%d,workdir=%d", upper, work)
-	}
-	if len(options)+len(volatile) > maxOptions {
-		return "", fmt.Errorf("%d layers are too many to mount: %w", len(lower), errs.Invalid)
-	}
-	return options, nil
-}
-
-// volatile is the option for no syncing, which apt and dpkg do after every file. The kernel has it since 5.10.
-const volatile = ",volatile"
-
-// mountOverlayAt mounts an overlay from within /proc/self/fd.
-func mountOverlayAt(target string, flags uintptr, options string) error {
-	err := unix.Mount("overlay", target, "overlay", flags, options+volatile)
-	if errors.Is(err, unix.EINVAL) {
-		err = unix.Mount("overlay", target, "overlay", flags, options)
-	}
-	return overlayError(err)
-}
-
-// removeVolatileMark allows folders to be mounted again after a volatile mount, which marks them against being trusted
-// after a crash of the machine. Spec tells callers not to.
-func removeVolatileMark(work int) error {
-	mark, err := openIn(work, "work/incompat/volatile", beneath)
+	dirs, err := r.openOverlay(append(slices.Clip(r.spec.Lower), r.spec.stub()...), r.spec.Upper, r.spec.Work)
 	if err != nil {
-		return ignore(err)
-	}
-	if err := unix.Unlinkat(mark, "dirty", 0); ignore(err) != nil {
 		return err
 	}
-	return ignore(unix.Unlinkat(work, "work/incompat/volatile", unix.AT_REMOVEDIR))
-}
-
-func overlayError(err error) error {
-	if err == nil {
-		return nil
-	}
-	err = fmt.Errorf("mount overlay: %w", kind(err))
-	if errors.Is(err, unix.EINVAL) {
-		return errs.Hint(err, "slipway's home must be on a file system that can be an overlay's upper one (ext4, xfs, tmpfs), "+
-			"in a container on a volume and not on the container's own root; see slipway doctor")
-	}
-	return err
+	r.upper = dirs.upper
+	return r.mountOverlay(dirs, "root", flags)
 }
 
 // bindRoot uses a folder as it is.
@@ -198,7 +126,7 @@ func (r *rootfs) attach() error {
 		if link != "" {
 			return fmt.Errorf("mount /%s: it is a symbolic link in the image, to %s: %w", name, link, errs.Invalid)
 		}
-		at, err := openIn(r.root, name, beneath)
+		at, err := r.hold(openIn(r.root, name, beneath))
 		if err != nil {
 			return fmt.Errorf("mount /%s: %w", name, kind(err))
 		}

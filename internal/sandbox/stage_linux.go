@@ -12,7 +12,28 @@ import (
 // stage is what a sandbox needs that does not depend on its image: a scratch tmpfs with /proc, /sys and /dev complete,
 // to be moved into a root. A spare builds it while it waits.
 type stage struct {
-	scratch int // root, proc, sys, dev: mount points; nodes, empty: sources of bind mounts; files
+	scratch int   // root, proc, sys, dev: mount points; nodes, empty: sources of bind mounts; files
+	held    []int // open descriptors
+}
+
+// hold notes a descriptor for release.
+func (s *stage) hold(fd int, err error) (int, error) {
+	if err == nil {
+		s.held = append(s.held, fd)
+	}
+	return fd, err
+}
+
+// release closes what is held. After pivot this is not tidiness: each is a door to the machine's files, and a working
+// directory or an interpreter of /proc/self/fd/7 would lead through it (CVE-2024-21626). Close-on-exec is too late.
+func (s *stage) release() error {
+	for _, fd := range s.held {
+		if err := unix.Close(fd); err != nil {
+			return fmt.Errorf("let go of the machine's files: %w", err)
+		}
+	}
+	s.held = nil
+	return nil
 }
 
 const (
@@ -57,7 +78,7 @@ func (s *stage) mountScratch() (err error) {
 	if err := unix.Mount("tmpfs", "/sys", "tmpfs", unix.MS_NOSUID, "mode=0755,size="+scratchSize); err != nil {
 		return err
 	}
-	if s.scratch, err = openDir(unix.AT_FDCWD, "/sys"); err != nil {
+	if s.scratch, err = s.hold(openDir(unix.AT_FDCWD, "/sys")); err != nil {
 		return err
 	}
 	for _, dir := range []string{"root", "proc", "sys", "dev", "nodes", "empty"} {

@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
@@ -50,22 +51,24 @@ func (f *forwarder) to(pid int) {
 
 // supervise sees the command to its end: it reaps every other process that ends meanwhile, and then kills what the
 // command left behind, so that nobody writes to the root after the parent has been told.
-func supervise(pid int) *exit {
+func supervise(pid int) (*exit, error) {
 	releaseStdio()
 	used := &exit{}
-	if status, ok := used.reap(pid); ok {
-		used.Code = status.ExitStatus()
-		if status.Signaled() {
-			used.Signal = int(status.Signal())
-			used.Code = 128 + used.Signal
-		}
+	status, err := used.reap(pid)
+	if err != nil {
+		return nil, fmt.Errorf("wait for the command: %w", err)
+	}
+	used.Code = status.ExitStatus()
+	if status.Signaled() {
+		used.Signal = int(status.Signal())
+		used.Code = 128 + used.Signal
 	}
 	for unix.Kill(-1, unix.SIGKILL) == nil {
-		if _, ok := used.reap(-1); !ok {
-			break
+		if _, err := used.reap(-1); err != nil {
+			return nil, fmt.Errorf("wait for what the command left behind: %w", err)
 		}
 	}
-	return used
+	return used, nil
 }
 
 // releaseStdio lets go of init's copies of the command's streams: their readers are to see the end of them when the
@@ -76,9 +79,8 @@ func releaseStdio() {
 	}
 }
 
-// reap waits until the child pid has ended, or any child if pid is -1, and adds up what was used. It is false when there
-// is no such child.
-func (e *exit) reap(pid int) (unix.WaitStatus, bool) {
+// reap waits until the child pid has ended, or any child if pid is -1, and adds up what was used.
+func (e *exit) reap(pid int) (unix.WaitStatus, error) {
 	for {
 		var status unix.WaitStatus
 		var usage unix.Rusage
@@ -87,13 +89,13 @@ func (e *exit) reap(pid int) (unix.WaitStatus, bool) {
 			continue
 		}
 		if err != nil {
-			return status, false
+			return status, err
 		}
 		e.User += time.Duration(usage.Utime.Nano())
 		e.System += time.Duration(usage.Stime.Nano())
 		e.MaxRSS = max(e.MaxRSS, usage.Maxrss<<10)
 		if pid == -1 || got == pid {
-			return status, true
+			return status, nil
 		}
 	}
 }
