@@ -67,6 +67,7 @@ func (in *initProcess) run() *report {
 	if req.Forward {
 		signals = newForwarder()
 	}
+	signals.deafen()
 	pid, err := start(req.Spec)
 	if err != nil {
 		return &report{Failure: newFailure(err)}

@@ -71,7 +71,7 @@ func TestRunReportsHowTheCommandEnded(t *testing.T) {
 		{"success", "true", sandbox.Result{}},
 		{"failure", "exit 3", sandbox.Result{ExitCode: 3}},
 		{"killed", "kill -9 $$", sandbox.Result{ExitCode: 137, Signal: 9}},
-		{"init cannot be ended from inside", "kill -9 1; kill -TERM 1; kill -HUP 1; sleep 0.01; exit 4", sandbox.Result{ExitCode: 4}},
+		{"init cannot be ended from inside", "for s in 9 15 1 2 3 6 11 14 30; do kill -$s 1; done; sleep 0.01; exit 4", sandbox.Result{ExitCode: 4}},
 		{"terminated", "kill -15 $$", sandbox.Result{ExitCode: 143, Signal: 15}},
 	}
 	for _, tt := range tests {

@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -39,14 +41,25 @@ func newForwarder() *forwarder {
 	return f
 }
 
-// to names the command. Without a forwarder the signals are ignored from then on: what anybody inside sends to process 1
-// must not end the sandbox. Not before, since the command would inherit that.
+// to names the command.
 func (f *forwarder) to(pid int) {
-	if f == nil {
-		signal.Ignore(passedOn()...)
-		return
+	if f != nil {
+		f.target <- pid
 	}
-	f.target <- pid
+}
+
+// deafen gives signals their default action, which for process 1 is none, except to those that f listens to. The Go
+// runtime's is to end the program, and anybody inside could send one.
+func (f *forwarder) deafen() {
+	const highest = 64
+	var action [4]uint64 // of zeros: struct sigaction with SIG_DFL
+	for sig := syscall.Signal(1); sig <= highest; sig++ {
+		if f != nil && slices.Contains(passedOn(), os.Signal(sig)) {
+			continue
+		}
+		// SIGKILL and SIGSTOP cannot be set and need not be.
+		_, _, _ = unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(&action)), 0, highest/8, 0, 0)
+	}
 }
 
 // supervise sees the command to its end: it reaps every other process that ends meanwhile, and then kills what the
