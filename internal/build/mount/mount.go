@@ -1,0 +1,239 @@
+// Package mount keeps the folders of cache mounts (RUN --mount=type=cache): what a compiler or a package manager wants
+// to find again in the next build, and no layer holds.
+//
+// A folder is found by its key, a digest over whatever makes it another folder: its id, what it began as. Several
+// processes can want it at once, and say how they share it: with everybody (Shared), in turns (Locked), or not at all,
+// taking another folder of the same key when one is in use (Private). That holds between processes of slipway, and a
+// lock goes with the process that holds it, however that ends.
+//
+//	taken, err := store.Take(ctx, []mount.Want{{Key: key, ID: "npm", Sharing: mount.Locked}})
+//	defer taken.Release()
+//	bind(taken.Paths[0])
+//
+// What a process leaves half written in a folder stays there, as it would in a cache in a home directory. A folder
+// itself is never half made.
+package mount
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"slipway/internal/oci"
+)
+
+// Ways to share a folder, as Dockerfiles spell them.
+const (
+	Shared  = "shared"
+	Private = "private"
+	Locked  = "locked"
+)
+
+// Want is a folder that somebody wants.
+type Want struct {
+	Key oci.Digest
+	// ID is what the user calls the folder. It is written down beside it, for people.
+	ID string
+	// Sharing is Shared, Private or Locked. Default: Shared.
+	Sharing string
+	// Mode, UID and GID are those of a new folder.
+	Mode     fs.FileMode
+	UID, GID int
+	// Seed makes what a new folder begins as at a path that does not exist: a folder, or a file. Default: an empty
+	// folder is made.
+	Seed func(ctx context.Context, path string) error
+}
+
+// Store keeps folders below one folder. It may be used by several goroutines, and by several processes, at once.
+type Store struct{ dir string }
+
+// Open returns the store in dir, which is made when something is first kept in it.
+func Open(dir string) *Store { return &Store{dir: dir} }
+
+// Taken are folders in use.
+type Taken struct {
+	// Paths are where they are, in the order in which they were wanted.
+	Paths []string
+	locks []*os.File
+}
+
+// Release gives the folders back.
+func (t *Taken) Release() error {
+	var all []error
+	for _, f := range t.locks {
+		all = append(all, f.Close())
+	}
+	t.locks = nil
+	return errors.Join(all...)
+}
+
+// Take waits until all folders can be had. A key that is wanted twice is one folder. Whoever wants several takes them
+// in one call: so nobody waits for somebody who waits for him.
+func (s *Store) Take(ctx context.Context, wants []Want) (_ *Taken, err error) {
+	t := &Taken{Paths: make([]string, len(wants))}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, t.Release())
+		}
+	}()
+	order := make([]int, len(wants))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortFunc(order, func(a, b int) int {
+		return cmp.Or(cmp.Compare(wants[a].Key, wants[b].Key), cmp.Compare(strictness(wants[b].Sharing), strictness(wants[a].Sharing)), a-b)
+	})
+	for n, i := range order {
+		if n > 0 && wants[order[n-1]].Key == wants[i].Key {
+			t.Paths[i] = t.Paths[order[n-1]]
+			continue
+		}
+		path, lock, err := s.take(ctx, wants[i])
+		if err != nil {
+			return nil, fmt.Errorf("cache mount %s: %w", wants[i].ID, err)
+		}
+		t.Paths[i], t.locks = path, append(t.locks, lock)
+	}
+	return t, nil
+}
+
+func strictness(sharing string) int {
+	switch sharing {
+	case Locked:
+		return 2
+	case Private:
+		return 1
+	}
+	return 0
+}
+
+// A key's folder holds, for each of the folders that private mounts made of it, NUMBER with data in it, and
+// NUMBER.lock; and the file id.
+const (
+	dataName   = "data"
+	idName     = "id"
+	lockSuffix = ".lock"
+	newSuffix  = ".new"
+)
+
+func (s *Store) take(ctx context.Context, w Want) (string, *os.File, error) {
+	dir := filepath.Join(s.dir, w.Key.Encoded())
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", nil, err
+	}
+	for n := 0; ; n++ {
+		home := filepath.Join(dir, strconv.Itoa(n))
+		lock, err := lockFolder(ctx, home, w)
+		if errors.Is(err, unix.EWOULDBLOCK) { // a private mount, and somebody has this one
+			continue
+		}
+		if err != nil {
+			return "", nil, err
+		}
+		return filepath.Join(home, dataName), lock, nil
+	}
+}
+
+// lockFolder takes one folder, and makes it when it is new.
+func lockFolder(ctx context.Context, home string, w Want) (_ *os.File, err error) {
+	f, err := os.OpenFile(home+lockSuffix, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, f.Close())
+		}
+	}()
+	how := unix.LOCK_EX
+	if strictness(w.Sharing) == 0 {
+		how = unix.LOCK_SH
+	}
+	if err := lock(ctx, f, how, w.Sharing != Private); err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	if err := os.Chtimes(f.Name(), now, now); err != nil { // when it was last used
+		return nil, err
+	}
+	if _, err := os.Lstat(home); !errors.Is(err, fs.ErrNotExist) {
+		return f, err
+	}
+	if err := lock(ctx, f, unix.LOCK_EX, true); err != nil {
+		return nil, err
+	}
+	if err := create(ctx, home, w); err != nil {
+		return nil, err
+	}
+	if how == unix.LOCK_SH {
+		return f, lock(ctx, f, how, true)
+	}
+	return f, nil
+}
+
+// lockPause is how often a lock that somebody holds is tried. A RUN that holds one takes longer.
+const lockPause = 20 * time.Millisecond
+
+func lock(ctx context.Context, f *os.File, how int, wait bool) error {
+	for {
+		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, unix.EINTR):
+			continue
+		case !wait || !errors.Is(err, unix.EWOULDBLOCK):
+			return fmt.Errorf("lock %s: %w", f.Name(), err)
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(lockPause):
+		}
+	}
+}
+
+// create makes a folder under another name, so that one which is there is whole. The caller has it locked.
+func create(ctx context.Context, home string, w Want) error {
+	if _, err := os.Lstat(home); !errors.Is(err, fs.ErrNotExist) {
+		return err // made while we waited for the lock
+	}
+	made := home + newSuffix
+	if err := os.RemoveAll(made); err != nil { // of a process that died
+		return err
+	}
+	if err := os.Mkdir(made, 0o700); err != nil {
+		return err
+	}
+	data := filepath.Join(made, dataName)
+	if w.Seed != nil {
+		if err := w.Seed(ctx, data); err != nil {
+			return err
+		}
+	} else if err := makeEmpty(data, w); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(filepath.Dir(home), idName), []byte(w.ID+"\n"), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(made, home)
+}
+
+func makeEmpty(path string, w Want) error {
+	if err := os.Mkdir(path, 0o700); err != nil {
+		return err
+	}
+	if err := os.Chown(path, w.UID, w.GID); err != nil {
+		return err
+	}
+	return os.Chmod(path, w.Mode)
+}
