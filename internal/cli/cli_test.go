@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os/exec"
 	"strings"
 	"testing"
@@ -183,5 +184,15 @@ func TestSettings(t *testing.T) {
 	w := newWorld(t, map[string]string{"SLIPWAY_CONFIG": "/dev/null", "SLIPWAY_MAP_NAS": "nonsense"})
 	if _, err := w.settings(config.Words{}); !errors.Is(err, errs.Invalid) {
 		t.Errorf("settings: %v, want errs.Invalid", err)
+	}
+}
+
+// BenchmarkCommand is what the command line itself costs: every command with its flags is made, one is run.
+func BenchmarkCommand(b *testing.B) {
+	e := env{stdin: strings.NewReader(""), stdout: io.Discard, stderr: io.Discard, getenv: func(string) string { return "" }, now: time.Now}
+	for b.Loop() {
+		if code := run(b.Context(), e, []string{"version"}); code != 0 {
+			b.Fatalf("exit code %d", code)
+		}
 	}
 }
