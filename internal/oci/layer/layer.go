@@ -105,8 +105,11 @@ const (
 	opaqueName     = ".wh..wh..opq"
 )
 
-// clampTime returns t in whole seconds and no later than epoch.
+// clampTime returns t in whole seconds and no later than epoch. No time at all is 1970, as in archive/tar.
 func clampTime(t time.Time, epoch *time.Time) time.Time {
+	if t.IsZero() {
+		t = time.Unix(0, 0)
+	}
 	if epoch != nil && t.After(*epoch) {
 		t = *epoch
 	}

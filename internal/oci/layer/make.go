@@ -165,7 +165,11 @@ func (c *crew) attributes(fd int, e *Entry) error {
 // except capabilities: a program without them would fail much later.
 func (c *crew) xattrs(fd int, e *Entry) error {
 	if e.Opaque {
-		if err := unix.Fsetxattr(fd, "trusted.overlay.opaque", []byte("y"), 0); err != nil {
+		err := unix.Fsetxattr(fd, "trusted.overlay.opaque", []byte("y"), 0)
+		if errors.Is(err, unix.EPERM) { // in a user namespace, where overlays are mounted with userxattr
+			err = unix.Fsetxattr(fd, "user.overlay.opaque", []byte("y"), 0)
+		}
+		if err != nil {
 			return fmt.Errorf("mark as opaque: %w", err)
 		}
 	}
@@ -174,7 +178,7 @@ func (c *crew) xattrs(fd int, e *Entry) error {
 			continue // a stranger's layer must not steer our overlay
 		}
 		err := unix.Fsetxattr(fd, name, []byte(value), 0)
-		if err != nil && (strings.HasPrefix(name, "security.capability") || !unsupportedXattr(err) && err != unix.EPERM) {
+		if err != nil && (strings.HasPrefix(name, "security.capability") || !unsupportedXattr(err) && !errors.Is(err, unix.EPERM)) {
 			return fmt.Errorf("set extended attribute %s: %w", name, err)
 		}
 		if err != nil {

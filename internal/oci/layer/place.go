@@ -22,8 +22,8 @@ type PlaceOptions struct {
 // as that of Apply on what Write makes of them: modes, owners, times in whole seconds, hard links, extended attributes.
 // Parents that are not among the files are made, owned by root, with mode 0755.
 //
-// Content is copied in parallel, inside the kernel where a file has a Source, and without its holes. Several entries
-// with the same path are an error of nobody: the last one counts. When Place fails dir is left as it is.
+// Content is copied in parallel, inside the kernel where a file has a Source, and without its holes. Of several entries
+// with the same path the last one counts. When Place fails dir is left as it is.
 func Place(ctx context.Context, dir string, files iter.Seq2[File, error], opts PlaceOptions) error {
 	if err := place(ctx, dir, files, opts); err != nil {
 		return fmt.Errorf("place files in %s: %w", dir, full(err))

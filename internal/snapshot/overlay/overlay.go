@@ -159,7 +159,7 @@ func (o *Overlay) lookup(ctx context.Context, key oci.Digest) (snapshot.ID, erro
 	}
 	o.log.InfoContext(ctx, "removed a snapshot that was not on disk before the last restart", slog.String("digest", key.String()),
 		slog.String("snapshot", string(id)))
-	if err := errors.Join(removeKey(link, id), o.Remove(ctx, id)); err != nil && !errors.Is(err, errs.Conflict) && !errors.Is(err, errs.NotFound) {
+	if err := errors.Join(removeKey(link, id), o.remove(id, 0)); err != nil && !errors.Is(err, errs.Conflict) && !errors.Is(err, errs.NotFound) {
 		return "", err
 	}
 	return "", errs.NotFound

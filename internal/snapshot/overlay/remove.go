@@ -18,14 +18,15 @@ import (
 
 // Remove implements [snapshot.Snapshotter].
 func (o *Overlay) Remove(_ context.Context, id snapshot.ID) error {
-	if err := o.remove(id); err != nil {
+	if err := o.remove(id, everything); err != nil {
 		return fmt.Errorf("remove snapshot %s: %w", id, err)
 	}
 	return nil
 }
 
-// remove removes a folder that nobody holds. Links to it are left to dangle; Lookup and Recover remove them.
-func (o *Overlay) remove(id snapshot.ID) error {
+// remove removes a folder that nobody holds, and up to limit of its files at once. Links to it are left to dangle;
+// Lookup and Recover remove them.
+func (o *Overlay) remove(id snapshot.ID, limit int) error {
 	if err := check(id); err != nil {
 		return err
 	}
@@ -33,7 +34,7 @@ func (o *Overlay) remove(id snapshot.ID) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(o.bury(id, everything), l.Close())
+	return errors.Join(o.bury(id, limit), l.Close())
 }
 
 // bury puts a folder whose lock the caller has into the trash, which is quick whatever its size, and there deletes up to
