@@ -13,7 +13,7 @@ import (
 type Launcher struct {
 	pool pool
 	mu   sync.Mutex
-	last map[string]*child // upper folder to the sandbox that used it last and may still have it mounted
+	last map[string]*child // upper folder to the sandbox that used it last
 }
 
 // Run starts the command of spec, waits for it and returns how it ended. A non-zero exit is a result, not an error.
@@ -62,8 +62,7 @@ func (l *Launcher) run(ctx context.Context, spec *Spec, refill bool) (Result, er
 	if ctx.Err() != nil {
 		return Result{}, context.Cause(ctx)
 	}
-	upper := spec.Upper + spec.Root
-	l.awaitFree(upper)
+	l.awaitDismantled(spec)
 	from := &l.pool
 	if spec.Group != nil {
 		from = &spec.Group.pool
@@ -76,23 +75,32 @@ func (l *Launcher) run(ctx context.Context, spec *Spec, refill bool) (Result, er
 		from.refill()
 	}
 	res, err := c.run(ctx, spec)
+	l.remember(spec, c)
+	return res, err
+}
+
+// remember notes whose upper folders c may still have mounted.
+func (l *Launcher) remember(spec *Spec, c *child) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	maps.DeleteFunc(l.last, func(_ string, c *child) bool { return c.gone() })
 	if l.last == nil {
 		l.last = map[string]*child{}
 	}
-	l.last[upper] = c
-	return res, err
+	for _, dir := range spec.uppers() {
+		l.last[dir] = c
+	}
 }
 
-// awaitFree waits until a sandbox that has returned has also been dismantled, if it used the same upper folder. The
-// kernel complains about a second mount of one, and is slow to: a millisecond where its console is a serial line.
-func (l *Launcher) awaitFree(upper string) {
-	l.mu.Lock()
-	c := l.last[upper]
-	l.mu.Unlock()
-	if c != nil {
-		<-c.exited
+// awaitDismantled waits until no sandbox that has returned has a folder of spec mounted as its upper one. The kernel
+// warns of such a mount, even as a lower folder, and is slow to: a millisecond where its console is a serial line.
+func (l *Launcher) awaitDismantled(spec *Spec) {
+	for _, dir := range spec.layers() {
+		l.mu.Lock()
+		c := l.last[dir]
+		l.mu.Unlock()
+		if c != nil {
+			<-c.exited
+		}
 	}
 }

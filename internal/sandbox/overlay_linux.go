@@ -63,7 +63,10 @@ func (s *stage) mountOverlay(dirs overlayDirs, name string, flags uintptr) error
 	if err := unix.Chdir("/proc/self/fd"); err != nil {
 		return fmt.Errorf("mount overlay: %w", err)
 	}
-	err = unix.Mount("overlay", s.at(name), "overlay", flags, options+volatile)
+	err = unix.EINVAL
+	if dirs.upper >= 0 {
+		err = unix.Mount("overlay", s.at(name), "overlay", flags, options+volatile)
+	}
 	if errors.Is(err, unix.EINVAL) {
 		err = unix.Mount("overlay", s.at(name), "overlay", flags, options)
 	}

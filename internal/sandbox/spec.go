@@ -227,3 +227,34 @@ func (s *Spec) checkStrings() error {
 	}
 	return nil
 }
+
+// stub is the layer below all others, if there is one.
+func (s *Spec) stub() []string {
+	if s.Stub == "" {
+		return nil
+	}
+	return []string{s.Stub}
+}
+
+// ordinary tells whether a spare process, built for no spec in particular, will do.
+func (s *Spec) ordinary() bool { return s.Network != NetworkNone && !s.Insecure }
+
+// uppers are the folders that the sandbox writes to.
+func (s *Spec) uppers() []string {
+	dirs := []string{s.Upper + s.Root} // one of them is empty
+	for i := range s.Mounts {
+		if dir := s.Mounts[i].Upper; dir != "" {
+			dirs = append(dirs, dir)
+		}
+	}
+	return dirs
+}
+
+// layers are all folders of its overlays.
+func (s *Spec) layers() []string {
+	dirs := append(s.uppers(), s.Lower...)
+	for i := range s.Mounts {
+		dirs = append(dirs, s.Mounts[i].Lower...)
+	}
+	return dirs
+}

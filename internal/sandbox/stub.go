@@ -24,14 +24,3 @@ func MakeStub(dir string) error {
 	}
 	return nil
 }
-
-// stub is the layer below all others, if there is one.
-func (s *Spec) stub() []string {
-	if s.Stub == "" {
-		return nil
-	}
-	return []string{s.Stub}
-}
-
-// ordinary tells whether a spare process, built for no spec in particular, will do.
-func (s *Spec) ordinary() bool { return s.Network != NetworkNone && !s.Insecure }
