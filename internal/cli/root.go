@@ -2,8 +2,6 @@ package cli
 
 import (
 	"errors"
-	"fmt"
-	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -102,40 +100,4 @@ func group(use, short string, commands ...*cobra.Command) *cobra.Command {
 	}
 	cmd.AddCommand(commands...)
 	return cmd
-}
-
-// usage writes the part of a command's help that follows its description.
-func usage(w io.Writer, cmd *cobra.Command) error {
-	var b strings.Builder
-	use := cmd.UseLine()
-	if cmd.HasAvailableSubCommands() {
-		use = cmd.CommandPath() + " COMMAND"
-	}
-	fmt.Fprintf(&b, "Usage:\n  %s\n", use)
-	if cmd.HasExample() {
-		fmt.Fprintf(&b, "\nExamples:\n%s\n", cmd.Example)
-	}
-	groups := cmd.Groups()
-	if len(groups) == 0 {
-		groups = []*cobra.Group{{Title: "Commands"}}
-	}
-	for _, g := range groups {
-		listCommands(&b, g, cmd.Commands())
-	}
-	if cmd.HasAvailableLocalFlags() {
-		fmt.Fprintf(&b, "\nFlags:\n%s", cmd.LocalFlags().FlagUsages())
-	}
-	_, err := io.WriteString(w, b.String())
-	return err
-}
-
-func listCommands(b *strings.Builder, g *cobra.Group, commands []*cobra.Command) {
-	title := "\n" + g.Title + ":\n"
-	for _, c := range commands {
-		if c.GroupID != g.ID || c.Hidden {
-			continue
-		}
-		fmt.Fprintf(b, "%s  %-11s %s\n", title, c.Name(), c.Short)
-		title = ""
-	}
 }
