@@ -103,6 +103,9 @@ func apply(ctx context.Context, dir string, r io.Reader, opts ApplyOptions) (res
 		_, err = io.Copy(io.Discard, in) // what follows the end of the tar counts for the digest
 	}
 	if err != nil {
+		if broken := in.broken(); broken != nil { // what the tar lacks then is no fault of its own
+			err = broken
+		}
 		t.fail(err)
 	}
 	in.stop()

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -502,4 +503,20 @@ func FuzzApply(f *testing.F) {
 		}
 		sameIndex(t, dir, res.Index)
 	})
+}
+
+// A layer whose stream breaks is not what a damaged layer is: it may be whole the next time.
+func TestApplyBrokenStream(t *testing.T) {
+	t.Parallel()
+	tarball := pack(t, file("file", strings.Repeat("content ", 100_000)))
+	broken := errs.Mark(fmt.Errorf("read from afar: %w", io.ErrUnexpectedEOF), errs.Unavailable)
+	for _, n := range []int{0, 100, 512, 1000, 600_000} {
+		plain, err := layer.Decompress(io.MultiReader(bytes.NewReader(tarball[:n]), iotest.ErrReader(broken)))
+		if err == nil {
+			_, err = layer.Apply(t.Context(), t.TempDir(), plain, layer.ApplyOptions{})
+		}
+		if !errors.Is(err, errs.Unavailable) || errors.Is(err, errs.Corrupt) || !strings.HasSuffix(err.Error(), "decompress: "+broken.Error()) {
+			t.Errorf("broken after %d bytes: %v, want %v as it is", n, err, broken)
+		}
+	}
 }

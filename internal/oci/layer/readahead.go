@@ -3,6 +3,7 @@ package layer
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"hash"
 	"io"
 	"sync/atomic"
@@ -134,6 +135,14 @@ func (a *aheadReader) advance() error {
 	}
 	a.cur, a.rest = c, c.data
 	return nil
+}
+
+// broken returns the error that the stream ended with, if its owner came to it: nil for a proper end.
+func (a *aheadReader) broken() error {
+	if a.cur == nil || errors.Is(a.cur.err, io.EOF) {
+		return nil
+	}
+	return a.cur.err
 }
 
 // stop ends the reading and waits for it.
