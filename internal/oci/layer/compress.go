@@ -91,6 +91,9 @@ type gzipEncoder struct {
 }
 
 func (g *gzipEncoder) encode(dst, src []byte, last bool) ([]byte, error) {
+	if cap(dst) == 0 && len(src) > smallLayer {
+		dst = make([]byte, 0, len(src)+len(src)>>8) // what does not compress grows by 0.01 %
+	}
 	out := bytes.NewBuffer(dst)
 	if len(src) <= tinyBlock && g.level == defaultGzip {
 		err := flate.StatelessDeflate(out, src, last, nil)

@@ -7,7 +7,6 @@ import (
 	"hash/crc32"
 	"io"
 	"runtime"
-	"slices"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
@@ -19,6 +18,8 @@ const (
 	// blockSize is how much of the tar is compressed at a time, on its own. It is part of the output's bytes: it must
 	// not depend on the machine.
 	blockSize = 1 << 20
+	// smallLayer is what a block has room for at first: most layers need no more.
+	smallLayer = 64 << 10
 	// maxWorkers bounds memory. Beyond it hashing, which is one goroutine, is the limit anyway.
 	maxWorkers = 8
 )
@@ -68,7 +69,14 @@ type gap struct {
 // extend adds n bytes to the block, to be overwritten.
 func (b *block) extend(n int) []byte {
 	start := len(b.data)
-	b.data = slices.Grow(b.data, n)[:start+n]
+	if start+n > cap(b.data) {
+		size := blockSize
+		if start+n <= smallLayer {
+			size = smallLayer
+		}
+		b.data = append(make([]byte, 0, size), b.data...)
+	}
+	b.data = b.data[:start+n]
 	return b.data[start:]
 }
 

@@ -46,7 +46,8 @@ type walker struct {
 	root  string
 	links map[FileID]string // files with several names -> the first
 	yield func(File, error) bool
-	names []byte // scratch for getdents
+	names []byte    // scratch for getdents
+	attrs [256]byte // scratch for listxattr: as many names as nearly every file has
 }
 
 // dir yields what is in the directory at rel, which is empty or ends with a slash.
@@ -96,8 +97,9 @@ func (w *walker) file(n *Node) File {
 		w.links[n.ID] = n.Path
 	}
 	if f.IsRegular() {
-		f.Source = w.root + "/" + n.Path
-		f.Open = func() (io.ReadCloser, error) { return os.Open(f.Source) }
+		source := w.root + "/" + n.Path
+		f.Source = source
+		f.Open = func() (io.ReadCloser, error) { return os.Open(source) }
 	}
 	return f
 }
@@ -141,8 +143,7 @@ func statEntry(rel string, st *unix.Stat_t) Entry {
 
 // xattrs reads the extended attributes that belong to a layer, and obeys those of the overlay.
 func (w *walker) xattrs(e *Entry, abs string) error {
-	var few [256]byte // as many as nearly every file has
-	names := few[:]
+	names := w.attrs[:]
 	n, err := unix.Llistxattr(abs, names)
 	if errors.Is(err, unix.ERANGE) {
 		names = make([]byte, 64<<10) // XATTR_LIST_MAX

@@ -185,7 +185,7 @@ func (l *layout) write(p []byte) error {
 			return err
 		}
 		n := min(blockSize-len(l.cur.data), len(p))
-		l.cur.data = append(l.cur.data, p[:n]...)
+		copy(l.cur.extend(n), p)
 		p = p[n:]
 	}
 	return nil
