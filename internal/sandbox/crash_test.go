@@ -2,6 +2,7 @@ package sandbox_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -127,7 +128,7 @@ func descendants(t *testing.T, root int) []int {
 		}
 		var pid, parent int
 		var state string
-		after := string(stat[strings.LastIndexByte(string(stat), ')')+1:])
+		after := string(stat[bytes.LastIndexByte(stat, ')')+1:])
 		if _, err := fmt.Sscan(e.Name(), &pid); err != nil {
 			continue
 		}

@@ -17,8 +17,6 @@ import (
 // command that begins with #!/proc/self/exe). Opened from there for writing, the host's slipway would be the attacker's
 // (CVE-2019-5736). So init never runs from the path of the host: it runs from a private mount of the file that is
 // read-only and cannot be remounted, or from a sealed copy in memory where the kernel is older than 5.12.
-//
-//nolint:gochecknoglobals // a cached fact about the process
 var programPath = sync.OnceValues(func() (string, error) {
 	fd, err := readOnlyProgram()
 	if err != nil {

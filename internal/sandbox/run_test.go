@@ -218,15 +218,16 @@ func TestCancelKillsEverythingAndReturnsTheCause(t *testing.T) {
 func TestGraceLetsTheCommandCleanUp(t *testing.T) {
 	t.Parallel()
 	l := busybox(t)
-	ctx, cancel := context.WithCancel(t.Context())
+	cause := errors.New("enough")
+	ctx, cancel := context.WithCancelCause(t.Context())
 	s := l.spec("sh", "-c", "trap 'touch /cleaned; exit 0' TERM; echo up; while true; do sleep 0.01; done")
 	s.Grace = 10 * time.Second
 	s.Stdout = writerFunc(func(p []byte) (int, error) {
-		cancel()
+		cancel(cause)
 		return len(p), nil
 	})
-	if _, err := sandbox.Run(ctx, s); !errors.Is(err, context.Canceled) {
-		t.Errorf("error = %v, want canceled", err)
+	if _, err := sandbox.Run(ctx, s); !errors.Is(err, cause) {
+		t.Errorf("error = %v, want the cause", err)
 	}
 	if diff := cmp.Diff([]string{"cleaned"}, tree(t, l.upper)); diff != "" {
 		t.Errorf("upper folder mismatch (-want +got):\n%s", diff)

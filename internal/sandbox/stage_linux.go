@@ -138,8 +138,12 @@ func (s *stage) restrict() error {
 func (s *stage) throttles() ([]string, error) {
 	const cpus = "sys/devices/system/cpu"
 	var st unix.Stat_t
-	if unix.Fstatat(s.scratch, cpus+"/cpu0/thermal_throttle", &st, 0) != nil {
+	err := unix.Fstatat(s.scratch, cpus+"/cpu0/thermal_throttle", &st, 0)
+	if errors.Is(err, unix.ENOENT) {
 		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look at processors: %w", err)
 	}
 	dir, err := os.ReadDir(s.at(cpus))
 	if err != nil {

@@ -34,7 +34,9 @@ func newForwarder() *forwarder {
 		close(up)
 		pid := <-f.target
 		for s := range signals {
-			_ = unix.Kill(-pid, s.(syscall.Signal)) // the command's process group; it may be gone
+			if number, ok := s.(syscall.Signal); ok {
+				_ = unix.Kill(-pid, number) // the command's process group; it may be gone
+			}
 		}
 	}()
 	<-up
