@@ -30,8 +30,6 @@ type Group struct {
 const roomForSpare = 256 << 20
 
 // hierarchy is where this process can make cgroups.
-//
-//nolint:gochecknoglobals // a cached fact about the process
 var hierarchy = sync.OnceValues(func() (*cgroup.Hierarchy, error) { return cgroup.Detect("/") })
 
 // NewGroup makes a group, whose name is for people who look at the cgroups of a machine. Close it after its sandboxes

@@ -22,12 +22,14 @@ func TestParse(t *testing.T) {
 		{
 			"v2", "0::/user.slice/session-1.scope\n",
 			"30 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw\n",
-			2, map[string]string{"": "/sys/fs/cgroup/user.slice/session-1.scope"},
+			2,
+			map[string]string{"": "/sys/fs/cgroup/user.slice/session-1.scope"},
 		},
 		{
 			"v2 in a container", "0::/\n",
 			"30 23 0:26 / /sys/fs/cgroup ro,nosuid - cgroup2 cgroup ro\n",
-			2, map[string]string{"": "/sys/fs/cgroup"},
+			2,
+			map[string]string{"": "/sys/fs/cgroup"},
 		},
 		{
 			"v1, controllers together", "4:memory:/a\n3:cpu,cpuacct:/\n1:name=systemd:/x\n0::/\n",
@@ -35,7 +37,8 @@ func TestParse(t *testing.T) {
 				"32 30 0:28 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n" +
 				"33 30 0:29 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n" +
 				"34 30 0:30 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n",
-			1, map[string]string{
+			1,
+			map[string]string{
 				"memory": "/sys/fs/cgroup/memory/a", "cpu": "/sys/fs/cgroup/cpu,cpuacct", "cpuacct": "/sys/fs/cgroup/cpu,cpuacct",
 				"name=systemd": "/sys/fs/cgroup/systemd/x",
 			},
@@ -43,7 +46,8 @@ func TestParse(t *testing.T) {
 		{
 			"v1 in a container that sees a part", "4:memory:/docker/1234\n",
 			"31 30 0:27 /docker/1234 /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n",
-			1, map[string]string{"memory": "/sys/fs/cgroup/memory"},
+			1,
+			map[string]string{"memory": "/sys/fs/cgroup/memory"},
 		},
 		{"none", "", "31 30 0:27 / / rw - ext4 /dev/vda rw\n", 0, map[string]string{}},
 	}
