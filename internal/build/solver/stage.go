@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"slipway/internal/build"
 	"slipway/internal/build/dockerfile"
@@ -136,12 +137,10 @@ func (b *builder) prefetch(s *plan.Stage, p *probe) error {
 		if done--; done >= 0 {
 			continue
 		}
-		switch op := step.Op.(type) {
-		case *plan.Copy:
-			if op.From.Kind == plan.FromStage {
-				b.stage(op.From.Stage)
-			}
-		case *plan.Run:
+		for _, from := range stagesRead(step.Op) {
+			b.stage(from)
+		}
+		if _, ok := step.Op.(*plan.Run); ok {
 			b.launcher.Warm() // a process takes longer to start than the files it will see take to find
 		}
 	}
@@ -190,6 +189,9 @@ func (b *builder) step(ctx context.Context, s *plan.Stage, i int, st *stack, hit
 		b.events.cached(name)
 		return b.take(ctx, s, step, key, st, *hit)
 	}
+	if err := b.await(ctx, step); err != nil {
+		return nil, err
+	}
 	ev := b.events.start(name)
 	r, err := b.run(ctx, ev, s, i, st)
 	if err != nil {
@@ -199,6 +201,16 @@ func (b *builder) step(ctx context.Context, s *plan.Stage, i int, st *stack, hit
 	}
 	ev.end("", nil)
 	return b.put(s, step, st, r), nil
+}
+
+// await waits for the stage that a step copies from, so that the step's own time is its own, and its failure too.
+func (b *builder) await(ctx context.Context, step *plan.Step) error {
+	c, ok := step.Op.(*plan.Copy)
+	if !ok || c.From.Kind != plan.FromStage {
+		return nil
+	}
+	_, err := b.stage(c.From.Stage).wait(ctx)
+	return err
 }
 
 // late looks an operation up whose state below was not known when the stage was probed. Packing is waited for only
@@ -261,7 +273,7 @@ func (b *builder) run(ctx context.Context, ev *step, s *plan.Stage, i int, st *s
 		if err := runnable(s.Platform); err != nil {
 			return nil, err
 		}
-		return b.runProcess(ctx, ev, op, b.purpose(s, i), st)
+		return b.runShown(ctx, ev, s, i, op, st)
 	case *plan.Copy:
 		return b.copyFiles(ctx, op, b.purpose(s, i), b.parentOf(s, i), under(op, st))
 	case *plan.Mkdir:
@@ -295,7 +307,7 @@ func (b *builder) wantsFolder(s *plan.Stage, i int) bool {
 			return true
 		}
 		for _, st := range other.Steps {
-			if c, ok := st.Op.(*plan.Copy); ok && c.From.Stage == s {
+			if slices.Contains(stagesRead(st.Op), s) {
 				return true
 			}
 		}
@@ -309,7 +321,9 @@ func (b *builder) at(st *plan.Step, err error) error {
 		return err
 	}
 	if failed, ok := errors.AsType[*build.StepError](err); ok {
-		failed.File, failed.Line, failed.Text = b.req.File.Name, st.Line, st.Text
+		if failed.File == "" { // else another step failed, on which this one was waiting
+			failed.File, failed.Line, failed.Text = b.req.File.Name, st.Line, st.Text
+		}
 		return err
 	}
 	if _, ok := errors.AsType[*dockerfile.Error](err); ok {
