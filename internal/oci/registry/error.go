@@ -122,6 +122,9 @@ func networkError(ctx context.Context, err error) error {
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return errs.Hint(err, "if you trust this network, name the registry with --insecure-registry")
 	}
+	if errors.Is(err, io.EOF) { // not to be taken for the end of what is read
+		err = fmt.Errorf("the connection was closed: %w", io.ErrUnexpectedEOF)
+	}
 	if dns, ok := errors.AsType[*net.DNSError](err); ok && dns.IsNotFound {
 		return final{errs.Mark(err, errs.Unavailable)}
 	}

@@ -1,12 +1,15 @@
 package registry
 
 import (
+	"errors"
+	"io"
 	"net/url"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"slipway/internal/errs"
 	"slipway/internal/oci/ref"
 )
 
@@ -163,5 +166,14 @@ func TestRangeEnd(t *testing.T) {
 		if ok != want.ok || ok && n != want.n {
 			t.Errorf("rangeEnd(%q) = %d, %v, want %v", header, n, ok, want)
 		}
+	}
+}
+
+// A reader that passes an error on for io.EOF says that all has been read.
+func TestClosedConnectionIsNotAnEnd(t *testing.T) {
+	t.Parallel()
+	err := networkError(t.Context(), &url.Error{Op: "Get", URL: "http://registry", Err: io.EOF})
+	if errors.Is(err, io.EOF) || !errors.Is(err, errs.Unavailable) || err.Error() != "the connection was closed: unexpected EOF" {
+		t.Errorf("networkError = %v", err)
 	}
 }

@@ -60,7 +60,11 @@ func (c *Client) PushBlob(ctx context.Context, r ref.Ref, src Source) (Pushed, e
 	e := c.origin(r)
 	if !src.known() {
 		pushed, err := c.upload(ctx, e, src, nil)
-		return pushed, c.pushError(err, r, "blob")
+		what := "blob"
+		if desc := pushed.Descriptor; desc.Digest != "" {
+			what = desc.Digest.String()
+		}
+		return pushed, c.pushError(err, r, what)
 	}
 	desc, err := src.Descriptor(ctx)
 	if err == nil {

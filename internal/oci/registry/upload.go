@@ -46,6 +46,9 @@ func (c *Client) upload(ctx context.Context, e endpoint, src Source, session *ur
 	err := u.run(ctx)
 	if err != nil {
 		c.cancelUpload(ctx, e, u.session)
+		if src.known() { // meanwhile: an error that names the blob tells more
+			u.desc, _ = src.Descriptor(ctx) // there is an error to report already
+		}
 	}
 	return Pushed{Descriptor: u.desc, Bytes: u.sent.Load()}, err
 }
@@ -290,7 +293,7 @@ func (u *upload) sendChunks(ctx context.Context, size int64) (err error) {
 			}
 		}
 		switch {
-		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		case err == io.EOF, err == io.ErrUnexpectedEOF: //nolint:errorlint // ReadFull's own, which say that all is sent; not a source's
 			return u.complete(ctx)
 		case err != nil:
 			return err
