@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -54,6 +55,8 @@ type Build struct {
 	NoCache     bool
 	Network     string
 	Hosts       []solver.Host
+	Secrets     []Secret
+	SSH         []Agent
 	Compression layer.Compression
 	// Epoch is seconds since 1970, "context" for the commit's time, or "none". Default: none.
 	Epoch    string
@@ -66,6 +69,12 @@ type Build struct {
 	untagged []ref.Ref
 }
 
+// FilesAlone says that only the image's files were asked for: then no image is made, and none comes back.
+func (r *Build) FilesAlone() bool {
+	return !r.Push && len(r.Outputs) > 0 &&
+		!slices.ContainsFunc(r.Outputs, func(o output.Output) bool { return !output.HoldsFiles(o.Type) })
+}
+
 // sumsDir is where the sums of contexts' files are remembered, below the home folder.
 const sumsDir = "sums"
 
@@ -75,7 +84,7 @@ func (a *App) Build(ctx context.Context, r Build) (_ *build.Image, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, end(r.Events)) }()
+	defer func() { err = errors.Join(err, end(err != nil, r.Events)) }()
 	if platforms := strings.Split(r.Platform, ","); len(platforms) > 1 {
 		return a.buildIndex(ctx, r, platforms)
 	}
@@ -120,6 +129,14 @@ func (a *App) buildOne(ctx context.Context, r Build, keep bool) (*build.Image, e
 	if err != nil {
 		return nil, err
 	}
+	secrets, err := a.secrets(r.Secrets)
+	if err != nil {
+		return nil, err
+	}
+	agents, err := a.agents(r.SSH)
+	if err != nil {
+		return nil, err
+	}
 	image, err := a.solver.Build(ctx, solver.Request{
 		File: file,
 		Plan: plan.Options{
@@ -127,7 +144,7 @@ func (a *App) buildOne(ctx context.Context, r Build, keep bool) (*build.Image, e
 			BuildPlatform: machine(), Platform: platform,
 		},
 		Context: folder, Sums: hasher, Tags: tags, Push: r.Push, Annotations: r.Annotations, Compression: r.Compression,
-		NoCache: r.NoCache, Epoch: epoch, Hosts: r.Hosts, Limits: r.Limits, Bases: bases, MapRef: r.MapRef, Keep: keep, Outputs: r.Outputs, Events: r.Events,
+		NoCache: r.NoCache, Epoch: epoch, Hosts: r.Hosts, Secrets: secrets, SSH: agents, Limits: r.Limits, Bases: bases, MapRef: r.MapRef, Keep: keep, Outputs: r.Outputs, Events: r.Events,
 	})
 	return image, errors.Join(err, hasher.Save())
 }

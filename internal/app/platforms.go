@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -26,19 +27,29 @@ func (a *App) buildIndex(ctx context.Context, r Build, platforms []string) (*bui
 	if err != nil {
 		return nil, err
 	}
+	ofIndex, err := indexOutputs(r.Outputs)
+	if err != nil {
+		return nil, err
+	}
 	index := &build.Image{Platforms: make([]*build.Image, len(parsed))}
 	g, gctx := errgroup.WithContext(ctx)
 	for i, p := range parsed {
 		g.Go(func() (err error) {
 			one := r
-			one.Platform, one.Outputs, one.Tags, one.untagged = oci.FormatPlatform(p), nil, nil, repositories(tags)
+			one.Platform, one.Outputs, one.Tags, one.untagged = oci.FormatPlatform(p), platformOutputs(r.Outputs, p), nil, repositories(tags)
 			one.Events = platformEvents(r.Events, i, p)
-			index.Platforms[i], err = a.buildOne(gctx, one, len(r.Outputs) > 0)
+			index.Platforms[i], err = a.buildOne(gctx, one, len(ofIndex) > 0)
 			return err
 		})
 	}
 	if err := g.Wait(); err != nil {
 		return nil, err
+	}
+	if r.FilesAlone() {
+		for _, im := range index.Platforms {
+			add(&index.Stats, im.Stats)
+		}
+		return &build.Image{Stats: index.Stats}, nil
 	}
 	if err := list(index, parsed, r.Annotations); err != nil {
 		return nil, err
@@ -46,7 +57,7 @@ func (a *App) buildIndex(ctx context.Context, r Build, platforms []string) (*bui
 	if _, err := a.blobs.Put(ctx, index.Raw); err != nil {
 		return nil, err
 	}
-	if err := a.writeIndex(ctx, r, tags, index); err != nil {
+	if err := a.writeIndex(ctx, ofIndex, tags, index); err != nil {
 		return nil, err
 	}
 	return index, a.pushIndex(ctx, r, tags, index)
@@ -130,12 +141,35 @@ func add(sum *build.Stats, s build.Stats) {
 	sum.Took = max(sum.Took, s.Took)
 }
 
-func (a *App) writeIndex(ctx context.Context, r Build, tags []ref.Ref, index *build.Image) error {
-	open := func(ctx context.Context, d oci.Descriptor) (io.ReadCloser, error) { return a.blobs.Open(ctx, d.Digest) }
-	for _, o := range r.Outputs {
-		if !output.HoldsIndex(o.Type) {
-			return errs.Hint(fmt.Errorf("output type=%s holds one platform: %w", o.Type, errs.Invalid), "use type=oci or type=layout")
+// indexOutputs are the outputs that take the index. Files go to a folder for each platform (see platformOutputs).
+func indexOutputs(all []output.Output) ([]output.Output, error) {
+	var list []output.Output
+	for _, o := range all {
+		switch {
+		case output.HoldsIndex(o.Type):
+			list = append(list, o)
+		case o.Type != output.Local:
+			return nil, errs.Hint(fmt.Errorf("output type=%s holds one platform: %w", o.Type, errs.Invalid), "use type=oci, layout or local")
 		}
+	}
+	return list, nil
+}
+
+// platformOutputs are those of one platform: its files in a folder of its own, OS_ARCH[_VARIANT] as buildx has it.
+func platformOutputs(all []output.Output, p oci.Platform) []output.Output {
+	var list []output.Output
+	for _, o := range all {
+		if o.Type == output.Local {
+			o.Dest = filepath.Join(o.Dest, strings.ReplaceAll(oci.FormatPlatform(p), "/", "_"))
+			list = append(list, o)
+		}
+	}
+	return list
+}
+
+func (a *App) writeIndex(ctx context.Context, outputs []output.Output, tags []ref.Ref, index *build.Image) error {
+	open := func(ctx context.Context, d oci.Descriptor) (io.ReadCloser, error) { return a.blobs.Open(ctx, d.Digest) }
+	for _, o := range outputs {
 		for _, t := range tags {
 			o.Names = append(o.Names, t.String())
 		}

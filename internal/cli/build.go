@@ -1,12 +1,13 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -34,6 +35,8 @@ type buildFlags struct {
 	annotations []string
 	hosts       []string
 	outputs     []string
+	secrets     []string
+	ssh         []string
 	compression string
 	memory      string
 	disk        string
@@ -55,7 +58,8 @@ CONTEXT is the folder that COPY and ADD take files from; it is read in place. Wi
 without, the digest alone. Everything else is on standard error.`,
 		Example: `  slipway build -t 127.0.0.1:5000/app:v1 --push .
   slipway build --target test --build-arg VERSION=2 .
-  slipway build -o type=oci,dest=app.tar .`,
+  slipway build -o type=oci,dest=app.tar .
+  slipway build -o type=local,dest=out --target binaries .`,
 		GroupID: groupBuild,
 		Args:    arguments("CONTEXT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -71,7 +75,7 @@ func (f *buildFlags) register(flags *pflag.FlagSet) {
 	flags.StringVarP(&f.File, "file", "f", "", "read the Dockerfile from `PATH`, - is standard input (default: CONTEXT/Dockerfile, then CONTEXT/Containerfile)")
 	flags.StringArrayVarP(&f.Tags, "tag", "t", nil, "name the image `REF`; repeatable")
 	flags.BoolVar(&f.Push, "push", false, "push the image to every tag")
-	flags.StringArrayVarP(&f.outputs, "output", "o", nil, "also write the image: `type=oci|layout,dest=PATH`; repeatable; dest=- is standard output")
+	flags.StringArrayVarP(&f.outputs, "output", "o", nil, "also write the image, or its files: `type=oci|docker|layout|local|tar,dest=PATH`; repeatable; dest=- is standard output")
 	flags.StringVar(&f.Target, "target", "", "build the stage `STAGE` instead of the last")
 	flags.StringArrayVar(&f.args, "build-arg", nil, "set a build argument, `K=V`; K alone takes the environment's value")
 	flags.StringArrayVar(&f.labels, "label", nil, "add a label to the image, `K=V`")
@@ -83,6 +87,8 @@ func (f *buildFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&f.Epoch, "source-date-epoch", "none", "no file of a layer is younger than `SECONDS` since 1970; context is the commit's time; none leaves times alone")
 	flags.StringVar(&f.network, "network", "default", "network of RUN: `default|host|none`")
 	flags.StringArrayVar(&f.hosts, "add-host", nil, "let RUN reach `HOST:IP` by name")
+	flags.StringArrayVar(&f.secrets, "secret", nil, "let RUN --mount=type=secret have `id=ID[,src=FILE|,env=VARIABLE]`; repeatable")
+	flags.StringArrayVar(&f.ssh, "ssh", nil, "let RUN --mount=type=ssh use an SSH agent, `default|ID[=SOCKET]` (default: the agent of SSH_AUTH_SOCK)")
 	flags.StringVar(&f.memory, "memory", "", "limit the memory of all RUN processes together to `BYTES`, as 512m or 2g")
 	flags.Float64Var(&f.Limits.CPUs, "cpus", 0, "limit RUN processes to `N` cores")
 	flags.StringVar(&f.disk, "disk", "", "limit what the build may write to `BYTES`")
@@ -151,13 +157,43 @@ func (f *buildFlags) parse(e env) (err error) {
 		}
 		f.Hosts = append(f.Hosts, host)
 	}
+	return f.parseOutputs(e)
+}
+
+func (f *buildFlags) parseOutputs(e env) error {
+	streams := 0
+	for _, s := range f.secrets {
+		secret, err := parseSecret(s)
+		if err != nil {
+			return err
+		}
+		f.Secrets = append(f.Secrets, secret)
+	}
+	for _, s := range f.ssh {
+		agent, err := parseSSH(s)
+		if err != nil {
+			return err
+		}
+		f.SSH = append(f.SSH, agent)
+	}
 	for _, o := range f.outputs {
 		out, err := output.Parse(o)
 		if err != nil {
 			return err
 		}
-		out.Stdout = e.stdout
+		if out.Stdout = e.stdout; out.Dest == "-" {
+			streams++
+		}
 		f.Outputs = append(f.Outputs, out)
+	}
+	switch {
+	case streams > 1:
+		return fmt.Errorf("--output: two outputs cannot both go to standard output: %w", errs.Invalid)
+	case streams > 0 && e.stdoutIsTerminal:
+		return errs.Hint(fmt.Errorf("--output: standard output is a terminal: %w", errs.Invalid), "redirect it to a file, or give dest=FILE")
+	case f.FilesAlone() && (f.digestFile != "" || f.iidFile != ""):
+		err := fmt.Errorf("--digest-file and --iidfile: this build makes files and no image: %w", errs.Invalid)
+		return errs.Hint(err, "add --push, or an output of type oci, docker or layout")
 	}
 	return nil
 }
@@ -250,7 +286,7 @@ func (f *buildFlags) writeFiles(im *build.Image) error {
 		if file == "" {
 			return nil
 		}
-		if err := os.WriteFile(file, data, 0o644); err != nil { //nolint:gosec // a result that others read
+		if err := output.ReplaceFile(file, data); err != nil {
 			return fmt.Errorf("write the result: %w", err)
 		}
 		return nil
@@ -261,13 +297,16 @@ func (f *buildFlags) writeFiles(im *build.Image) error {
 	}
 	return errors.Join(
 		write(f.digestFile, []byte(im.Manifest.Digest.String())),
-		write(f.iidFile, []byte(im.Config.Digest.String())),
+		write(f.iidFile, []byte(cmp.Or(im.Config.Digest, im.Manifest.Digest).String())), // an index has no config
 		write(f.metadata, append(metadata, '\n')),
 	)
 }
 
 // metadataOf is what buildx writes under --metadata-file.
 func (f *buildFlags) metadataOf(im *build.Image) map[string]any {
+	if f.FilesAlone() {
+		return map[string]any{}
+	}
 	m := map[string]any{
 		"containerimage.digest":        im.Manifest.Digest,
 		"containerimage.config.digest": im.Config.Digest,
@@ -279,12 +318,11 @@ func (f *buildFlags) metadataOf(im *build.Image) map[string]any {
 	return m
 }
 
-// printImage prints the result. An output to standard output is the result itself.
+// printImage prints the result. An output to standard output is the result itself; files alone have no digest.
 func printImage(e env, f *buildFlags, im *build.Image) error {
-	for _, o := range f.Outputs {
-		if o.Dest == "-" {
-			return nil
-		}
+	toStdout := func(o output.Output) bool { return o.Dest == "-" }
+	if f.FilesAlone() || slices.ContainsFunc(f.Outputs, toStdout) {
+		return nil
 	}
 	lines := []string{im.Manifest.Digest.String()}
 	if f.Push {

@@ -21,6 +21,8 @@ type env struct {
 	getenv         func(string) string
 	now            func() time.Time
 	uid            int
+	// stdoutIsTerminal says that a person would see what goes to stdout.
+	stdoutIsTerminal bool
 	// terminal is what stderr is drawn on, nil when it is not a terminal.
 	terminal *progress.Terminal
 }
@@ -34,6 +36,8 @@ func process() env {
 		getenv: os.Getenv,
 		now:    time.Now,
 		uid:    os.Geteuid(),
+
+		stdoutIsTerminal: term.IsTerminal(int(os.Stdout.Fd())),
 	}
 	if fd := int(os.Stderr.Fd()); term.IsTerminal(fd) && e.getenv("TERM") != "dumb" {
 		e.terminal = &progress.Terminal{

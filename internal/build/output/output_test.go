@@ -2,6 +2,7 @@ package output_test
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -22,16 +23,47 @@ import (
 
 func TestParse(t *testing.T) {
 	t.Parallel()
-	got, err := output.Parse("type=oci,dest=a.tar")
-	if err != nil {
-		t.Fatal(err)
+	for in, want := range map[string]output.Output{
+		"type=oci,dest=a.tar":       {Type: "oci", Dest: "a.tar"},
+		"type=docker,dest=-":        {Type: "docker", Dest: "-"},
+		"TYPE=tar,dest=a.tar":       {Type: "tar", Dest: "a.tar"},
+		`type=local,"dest=a,b"`:     {Type: "local", Dest: "a,b"},
+		"type=oci,tar=false,dest=a": {Type: "layout", Dest: "a"},
+		"type=oci,tar=true,dest=a":  {Type: "oci", Dest: "a"},
+		"out":                       {Type: "local", Dest: "out"},
+		"-":                         {Type: "tar", Dest: "-"},
+	} {
+		got, err := output.Parse(in)
+		if err != nil {
+			t.Errorf("Parse(%q): %v", in, err)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("Parse(%q) mismatch (-want +got):\n%s", in, diff)
+		}
 	}
-	if diff := cmp.Diff(output.Output{Type: "oci", Dest: "a.tar"}, got); diff != "" {
-		t.Errorf("Parse mismatch (-want +got):\n%s", diff)
-	}
-	for _, bad := range []string{"", "oci", "type=oci", "type=zip,dest=a", "type=oci,dest=a,mode=x", "type=layout,dest=-"} {
-		if _, err := output.Parse(bad); !errors.Is(err, errs.Invalid) {
-			t.Errorf("Parse(%q) = %v, want invalid", bad, err)
+}
+
+func TestParseRefuses(t *testing.T) {
+	t.Parallel()
+	for in, hint := range map[string]string{
+		"":                                     "",
+		"type=oci":                             "dest=PATH",
+		"type=docker":                          "docker load",
+		"type=zip,dest=a":                      "the types are",
+		"type=image,name=a":                    "--tag",
+		"type=registry,dest=a":                 "--push",
+		"type=layout,dest=-":                   "type=oci",
+		"type=local,dest=-":                    "type=tar",
+		"type=tar,tar=false,dest=a":            "",
+		"type=oci,dest=a,mode=x":               "type and dest",
+		"type=oci,dest=a,compression=zstd":     "--compression",
+		"type=oci,dest=a,oci-mediatypes=false": "--media-types",
+		"type=oci,dest=a,annotation.a=b":       "--annotation",
+		`type=oci,"dest=a`:                     "",
+	} {
+		_, err := output.Parse(in)
+		if !errors.Is(err, errs.Invalid) || !strings.Contains(errs.HintOf(err), hint) {
+			t.Errorf("Parse(%q) = %v, hint %q, want invalid with hint %q", in, err, errs.HintOf(err), hint)
 		}
 	}
 }
@@ -60,21 +92,7 @@ func TestWriteTar(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	files := map[string]string{}
-	for r := tar.NewReader(f); ; {
-		h, err := r.Next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		data, err := io.ReadAll(r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		files[h.Name] = string(data)
-	}
+	files := untar(t, f)
 	if len(files) != 5 { // oci-layout, index.json, config, manifest, one layer
 		t.Errorf("%d files: %v", len(files), files)
 	}
@@ -82,8 +100,10 @@ func TestWriteTar(t *testing.T) {
 	if err := json.Unmarshal([]byte(files["index.json"]), &index); err != nil {
 		t.Fatal(err)
 	}
-	if len(index.Manifests) != 1 || index.Manifests[0].Digest != im.Manifest.Digest || index.Manifests[0].Annotations[oci.AnnotationRefName] != "r/a:1" {
-		t.Errorf("index = %+v", index.Manifests)
+	want := im.Manifest
+	want.Annotations = map[string]string{oci.AnnotationRefName: "1", "io.containerd.image.name": "docker.io/r/a:1"} // as BuildKit
+	if diff := cmp.Diff([]oci.Descriptor{want}, index.Manifests); diff != "" {
+		t.Errorf("index mismatch (-want +got):\n%s", diff)
 	}
 }
 
@@ -153,5 +173,54 @@ func TestWriteFailsWhole(t *testing.T) {
 	}
 	if left, err := os.ReadDir(filepath.Dir(dest)); err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+// TestWriteDocker holds the archive to what `docker load` reads: manifest.json, whose paths are in the archive.
+func TestWriteDocker(t *testing.T) {
+	t.Parallel()
+	im, open := image()
+	var b bytes.Buffer
+	o := output.Output{Type: "docker", Dest: "-", Stdout: &b, Names: []string{"docker.io/library/a:1", "r.example/b:2"}}
+	if err := o.Write(t.Context(), im, open); err != nil {
+		t.Fatal(err)
+	}
+	files := untar(t, &b)
+	var load []struct {
+		Config   string
+		RepoTags []string
+		Layers   []string
+	}
+	if err := json.Unmarshal([]byte(files["manifest.json"]), &load); err != nil {
+		t.Fatal(err)
+	}
+	if len(load) != 1 || len(load[0].Layers) != 2 || files[load[0].Config] != "{}" || files[load[0].Layers[1]] != "layer" {
+		t.Errorf("manifest.json = %+v", load)
+	}
+	if diff := cmp.Diff([]string{"a:1", "r.example/b:2"}, load[0].RepoTags); diff != "" {
+		t.Errorf("RepoTags mismatch (-want +got):\n%s", diff)
+	}
+	if files["oci-layout"] == "" || files["index.json"] == "" {
+		t.Error("it is no OCI layout")
+	}
+}
+
+// untar reads a tar of small files.
+func untar(t *testing.T, r io.Reader) map[string]string {
+	t.Helper()
+	files := map[string]string{}
+	for r := tar.NewReader(r); ; {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return files
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := io.ReadAll(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files[h.Name] = string(data)
 	}
 }

@@ -7,14 +7,19 @@ import (
 	"fmt"
 	"io"
 
+	"golang.org/x/sync/errgroup"
+
 	"slipway/internal/build"
 	"slipway/internal/oci"
 )
 
 func newReader(data []byte) io.Reader { return bytes.NewReader(data) }
 
-// finish puts the image together from the target's stack and pushes it.
+// finish puts the image together from the target's stack, writes the outputs and pushes it.
 func (b *builder) finish(ctx context.Context, st *stack) (*build.Image, error) {
+	if !b.wantsImage() {
+		return &build.Image{}, b.output(ctx, st, nil)
+	}
 	im, err := b.assemble(ctx, st)
 	if err != nil {
 		return nil, err
@@ -22,16 +27,17 @@ func (b *builder) finish(ctx context.Context, st *stack) (*build.Image, error) {
 	if err := b.keepLayers(ctx, st); err != nil {
 		return nil, err
 	}
-	if err := b.output(ctx, st, im); err != nil {
-		return nil, err
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return b.output(ctx, st, im) })
+	if b.push != nil {
+		g.Go(func() error {
+			ev := b.events.start("push " + b.push.tags[0].Familiar())
+			err := b.push.image(ctx, im)
+			ev.end("", err)
+			return err
+		})
 	}
-	if b.push == nil {
-		return im, nil
-	}
-	ev := b.events.start("push " + b.push.tags[0].Familiar())
-	err = b.push.image(ctx, im)
-	ev.end("", err)
-	return im, err
+	return im, g.Wait()
 }
 
 // keepLayers fetches what the store lacks of the image, when the request asks for it.
@@ -62,29 +68,6 @@ func (b *builder) fetchLayer(ctx context.Context, r *rung, desc oci.Descriptor) 
 	defer func() { err = errors.Join(err, src.Close()) }()
 	_, err = io.Copy(io.Discard, src)
 	return err
-}
-
-// output writes the image where registries are not.
-func (b *builder) output(ctx context.Context, st *stack, im *build.Image) error {
-	byDigest := map[oci.Digest]*rung{}
-	for i, l := range im.Layers {
-		byDigest[l.Digest] = st.rungs[i]
-	}
-	open := func(ctx context.Context, d oci.Descriptor) (io.ReadCloser, error) {
-		return b.openLayer(ctx, byDigest[d.Digest], d)
-	}
-	for _, o := range b.req.Outputs {
-		for _, t := range b.req.Tags {
-			o.Names = append(o.Names, t.String())
-		}
-		ev := b.events.start("write " + o.Type + " to " + o.Dest)
-		err := o.Write(ctx, im, open)
-		ev.end("", err)
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func (b *builder) assemble(ctx context.Context, st *stack) (*build.Image, error) {

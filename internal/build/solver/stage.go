@@ -291,11 +291,15 @@ type purpose struct {
 }
 
 func (b *builder) purpose(s *plan.Stage, i int) purpose {
-	return purpose{keys: []oci.Digest{b.keyOf(s, i)}, folder: b.wantsFolder(s, i), blob: b.target[s]}
+	return purpose{
+		keys:   []oci.Digest{b.keyOf(s, i)},
+		folder: b.wantsFolder(s, i) || b.target[s] && b.wantsFiles(),
+		blob:   b.target[s] && b.wantsImage(),
+	}
 }
 
 // wantsFolder says whether something will read the files of step i's layer from a folder: a process that runs later on
-// top of it, or another stage that stands on or copies from this one.
+// top of it, or another stage that stands on this one or reads from it.
 func (b *builder) wantsFolder(s *plan.Stage, i int) bool {
 	for _, st := range s.Steps[i+1:] {
 		if _, ok := st.Op.(*plan.Run); ok {
