@@ -44,6 +44,7 @@ type buildFlags struct {
 	digestFile  string
 	iidFile     string
 	metadata    string
+	trace       string
 }
 
 func newBuild(e env) *cobra.Command {
@@ -96,6 +97,7 @@ func (f *buildFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&f.digestFile, "digest-file", "", "write the image's digest to `PATH`")
 	flags.StringVar(&f.iidFile, "iidfile", "", "write the digest of the image's config to `PATH`")
 	flags.StringVar(&f.metadata, "metadata-file", "", "write what was built to `PATH` as JSON, with buildx's keys")
+	flags.StringVar(&f.trace, "trace", "", "write where the time went to `PATH`, in the format of Chrome's trace viewer")
 	registryFlags(flags, &f.words)
 	progressFlag(flags, &f.mode)
 }
@@ -113,8 +115,12 @@ func runBuild(ctx context.Context, e env, f *buildFlags) (err error) {
 		return err
 	}
 	f.Events = show.Event
+	trace := &progress.Trace{}
+	if f.trace != "" {
+		f.Events = func(ev build.Event) { show.Event(ev); trace.Event(ev) }
+	}
 	im, err := a.Build(ctx, f.Build)
-	if err := errors.Join(err, show.Close()); err != nil {
+	if err := errors.Join(err, show.Close(), f.writeTrace(trace)); err != nil {
 		return err
 	}
 	if err := f.writeFiles(im); err != nil {
@@ -150,31 +156,19 @@ func (f *buildFlags) parse(e env) (err error) {
 	if f.Network, err = parseNetwork(f.network); err != nil {
 		return err
 	}
-	for _, h := range f.hosts {
-		host, err := parseHost(h)
-		if err != nil {
-			return err
-		}
-		f.Hosts = append(f.Hosts, host)
+	if f.Hosts, err = parseEach(f.hosts, parseHost); err != nil {
+		return err
 	}
 	return f.parseOutputs(e)
 }
 
 func (f *buildFlags) parseOutputs(e env) error {
 	streams := 0
-	for _, s := range f.secrets {
-		secret, err := parseSecret(s)
-		if err != nil {
-			return err
-		}
-		f.Secrets = append(f.Secrets, secret)
+	if f.Secrets, err = parseEach(f.secrets, parseSecret); err != nil {
+		return err
 	}
-	for _, s := range f.ssh {
-		agent, err := parseSSH(s)
-		if err != nil {
-			return err
-		}
-		f.SSH = append(f.SSH, agent)
+	if f.SSH, err = parseEach(f.ssh, parseSSH); err != nil {
+		return err
 	}
 	for _, o := range f.outputs {
 		out, err := output.Parse(o)
@@ -196,6 +190,19 @@ func (f *buildFlags) parseOutputs(e env) error {
 		return errs.Hint(err, "add --push, or an output of type oci, docker or layout")
 	}
 	return nil
+}
+
+// parseEach reads the words of a repeatable flag.
+func parseEach[T any](words []string, parse func(string) (T, error)) ([]T, error) {
+	var values []T
+	for _, w := range words {
+		v, err := parse(w)
+		if err != nil {
+			return nil, err
+		}
+		values = append(values, v)
+	}
+	return values, nil
 }
 
 // pairs reads K=V words. With a getenv, K alone is K with the environment's value, and left out when that is empty.
@@ -300,6 +307,19 @@ func (f *buildFlags) writeFiles(im *build.Image) error {
 		write(f.iidFile, []byte(cmp.Or(im.Config.Digest, im.Manifest.Digest).String())), // an index has no config
 		write(f.metadata, append(metadata, '\n')),
 	)
+}
+
+// writeTrace leaves where the time went, also when the build failed.
+func (f *buildFlags) writeTrace(t *progress.Trace) (err error) {
+	if f.trace == "" {
+		return nil
+	}
+	file, err := os.Create(f.trace)
+	if err != nil {
+		return fmt.Errorf("write the trace: %w", err)
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	return t.Write(file)
 }
 
 // metadataOf is what buildx writes under --metadata-file.
