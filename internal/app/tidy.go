@@ -19,12 +19,13 @@ import (
 const tidyGrace = time.Second
 
 // begin marks the beginning of work on the home folder, and removes what processes that died left there, beside the
-// work. The work ends with end; what could not be removed is said on events.
+// work. The work ends with end, which is told how: work that failed has put aside more than other work, and nobody waits
+// for its result. What could not be removed is said on events.
 //
 // Looking for leftovers takes time in proportion to all that is kept: milliseconds on a machine that builds a lot. So
 // work has a mark while it lasts, a locked file, and only when there is a mark that nobody holds any more has somebody
 // died, and is there something to look for.
-func (a *App) begin(ctx context.Context) (end func(events build.Sink) error, err error) {
+func (a *App) begin(ctx context.Context) (end func(failed bool, events build.Sink) error, err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("begin a build: %w", err)
@@ -42,13 +43,17 @@ func (a *App) begin(ctx context.Context) (end func(events build.Sink) error, err
 	if err != nil {
 		return nil, errors.Join(err, os.Remove(mark.Name()), mark.Close())
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
+	// The end of the work has a say in this, not what ends the work.
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	recovered := make(chan error)
 	go func() { recovered <- a.recover(ctx, dead > 0) }()
-	return func(events build.Sink) error {
+	return func(failed bool, events build.Sink) error {
 		grace := time.AfterFunc(tidyGrace, func() { cancel(errs.Canceled) })
 		defer grace.Stop()
 		err := <-recovered
+		if err == nil && failed {
+			err = a.snapshots.Sweep(ctx)
+		}
 		stopped := ctx.Err() != nil
 		cancel(nil)
 		if err == nil {
