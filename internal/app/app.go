@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"slipway/internal/build/cache"
+	"slipway/internal/build/mount"
 	"slipway/internal/build/solver"
 	"slipway/internal/config"
 	"slipway/internal/oci/blob/dir"
@@ -70,7 +71,7 @@ func Open(opts Options) (*App, error) {
 	})
 	a.solver = solver.New(solver.Options{
 		Blobs: a.blobs, Snapshots: a.snapshots, Cache: a.cache, Registry: a.registry,
-		Lock: locks(filepath.Join(opts.Home, "locks")).lock, Now: opts.Now, Logger: opts.Logger,
+		Mounts: mount.Open(filepath.Join(opts.Home, "mounts")), Lock: locks(filepath.Join(opts.Home, "locks")).lock, Now: opts.Now, Logger: opts.Logger,
 	})
 	return a, nil
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -159,17 +160,17 @@ func (f *buildFlags) parse(e env) (err error) {
 	if f.Hosts, err = parseEach(f.hosts, parseHost); err != nil {
 		return err
 	}
-	return f.parseOutputs(e)
-}
-
-func (f *buildFlags) parseOutputs(e env) error {
-	streams := 0
 	if f.Secrets, err = parseEach(f.secrets, parseSecret); err != nil {
 		return err
 	}
 	if f.SSH, err = parseEach(f.ssh, parseSSH); err != nil {
 		return err
 	}
+	return f.parseOutputs(e)
+}
+
+func (f *buildFlags) parseOutputs(e env) error {
+	streams := 0
 	for _, o := range f.outputs {
 		out, err := output.Parse(o)
 		if err != nil {

@@ -71,6 +71,7 @@ type lines struct {
 	mu     sync.Mutex
 	buf    []byte
 	tail   *tail
+	hide   func(string) string // blanks what nobody may see
 }
 
 // longestLine is where a line without an end is cut.
@@ -105,7 +106,7 @@ func (l *lines) flush() {
 }
 
 func (l *lines) emit(line []byte) {
-	text := string(bytes.TrimSuffix(line, []byte("\r")))
+	text := l.hide(string(bytes.TrimSuffix(line, []byte("\r"))))
 	l.tail.add(text)
 	l.s.e.send(build.Event{Kind: build.Log, Step: l.s.id, Text: text, Stream: l.stream})
 }

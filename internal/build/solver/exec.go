@@ -24,7 +24,7 @@ import (
 const hostname = "slipway"
 
 // runProcess runs a RUN and leaves what it changed as a layer, which is packed while the build goes on.
-func (b *builder) runProcess(ctx context.Context, ev *step, op *plan.Run, why purpose, st *stack) (*rung, error) {
+func (b *builder) runProcess(ctx context.Context, ev *step, op *plan.Run, why purpose, st *stack) (_ *rung, err error) {
 	dirs, err := b.folders(ctx, st)
 	if err != nil {
 		return nil, err
@@ -40,8 +40,13 @@ func (b *builder) runProcess(ctx context.Context, ev *step, op *plan.Run, why pu
 	if err := b.workdir(draft, dirs, op); err != nil {
 		return nil, err
 	}
+	held, err := b.mount(ctx, op, spec)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, held.release()) }()
 	end := &tail{}
-	stdout, stderr := &lines{s: ev, stream: 1, tail: end}, &lines{s: ev, stream: 2, tail: end}
+	stdout, stderr := &lines{s: ev, stream: 1, tail: end, hide: b.hide}, &lines{s: ev, stream: 2, tail: end, hide: b.hide}
 	spec.Stdout, spec.Stderr = stdout, stderr
 	result, err := b.launcher.Run(ctx, spec)
 	stdout.flush()
@@ -193,7 +198,7 @@ func (b *builder) viewFor(ctx context.Context, st *stack, spec string) (*snapsho
 
 // copyFiles does a COPY or ADD.
 func (b *builder) copyFiles(ctx context.Context, op *plan.Copy, why purpose, parent oci.Digest, st *stack) (*rung, error) {
-	src, err := b.source(ctx, op)
+	src, err := b.source(ctx, op.From)
 	if err != nil {
 		return nil, err
 	}
@@ -262,17 +267,17 @@ func (b *builder) addSources(ctx context.Context, c *tree.Copy, op *plan.Copy, s
 	return nil
 }
 
-// source is the tree that a COPY reads from.
-func (b *builder) source(ctx context.Context, op *plan.Copy) (tree.Tree, error) {
-	switch op.From.Kind {
+// source is the tree that a COPY or a mount reads from.
+func (b *builder) source(ctx context.Context, from plan.Source) (tree.Tree, error) {
+	switch from.Kind {
 	case plan.FromStage:
-		st, err := b.stage(op.From.Stage).wait(ctx)
+		st, err := b.stage(from.Stage).wait(ctx)
 		if err != nil {
 			return nil, err
 		}
 		return b.fullView(ctx, st)
 	case plan.FromImage:
-		im, err := b.image(ctx, op.From.Image)
+		im, err := b.image(ctx, from.Image)
 		if err != nil {
 			return nil, err
 		}
@@ -289,7 +294,7 @@ func (b *builder) sameContent(ctx context.Context, op *plan.Copy, src tree.Tree,
 	if b.req.NoCache || op.From.Kind == plan.FromContext || len(sources(op)) == 0 {
 		return "", nil, nil
 	}
-	content, err := contentKey(src, op, tree.Plain{})
+	content, err := contentKey(src, sources(op), tree.Plain{})
 	if err != nil {
 		return "", nil, err
 	}

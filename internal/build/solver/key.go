@@ -26,6 +26,7 @@ type keyed struct {
 	Op          string
 	Def         any                `json:",omitempty"`
 	Content     string             `json:",omitempty"` // of what is copied: its digest, or the key it will have
+	Shown       []string           `json:",omitempty"` // of what is mounted, the same
 	Platform    string             `json:",omitempty"`
 	Compression *layer.Compression `json:",omitempty"`
 	Epoch       *int64             `json:",omitempty"`
@@ -92,9 +93,11 @@ func (b *builder) baseKey(s *plan.Stage) (oci.Digest, error) {
 func (b *builder) opKey(ctx context.Context, s *plan.Stage, st *plan.Step, parent oci.Digest) (oci.Digest, error) {
 	switch op := st.Op.(type) {
 	case *plan.Run:
-		def := *op
-		def.HiddenEnv = nil
-		return b.newKey(keyed{Parent: parent, Op: "run", Def: def, Platform: oci.FormatPlatform(s.Platform), Hosts: b.req.Hosts})
+		shown, err := b.shown(op)
+		if err != nil {
+			return "", err
+		}
+		return b.runKey(op, oci.FormatPlatform(s.Platform), parent, shown)
 	case *plan.Mkdir:
 		return b.newKey(keyed{Parent: parent, Op: "mkdir", Def: *op})
 	case *plan.Copy:
@@ -125,13 +128,12 @@ func (b *builder) sourceKey(_ context.Context, op *plan.Copy) (string, error) {
 	case plan.FromImage:
 		return "image " + op.From.Image.Digest.String(), nil
 	default:
-		return contentKey(b.req.Context, op, b.req.Sums)
+		return contentKey(b.req.Context, sources(op), b.req.Sums)
 	}
 }
 
-// contentKey is the digest of what a COPY reads from a tree.
-func contentKey(t tree.Tree, op *plan.Copy, sums tree.Sums) (string, error) {
-	from := sources(op)
+// contentKey is the digest of what a COPY or a mount reads from a tree.
+func contentKey(t tree.Tree, from []tree.Source, sums tree.Sums) (string, error) {
 	if len(from) == 0 {
 		return "", nil
 	}

@@ -21,6 +21,7 @@ import (
 
 	"slipway/internal/build"
 	"slipway/internal/build/dockerfile"
+	"slipway/internal/build/mount"
 	"slipway/internal/build/output"
 	"slipway/internal/build/plan"
 	"slipway/internal/build/tree"
@@ -40,6 +41,7 @@ type Options struct {
 	Snapshots snapshot.Snapshotter
 	Cache     build.Cache
 	Registry  *registry.Client
+	Mounts    *mount.Store // of cache mounts
 	// Lock keeps other processes of this machine from working on the same layer until unlock is called.
 	Lock   func(ctx context.Context, d oci.Digest) (unlock func(), err error)
 	Now    func() time.Time
@@ -91,6 +93,9 @@ type Request struct {
 	Epoch *time.Time
 	// Hosts are lines added to /etc/hosts of every RUN: a name and its address.
 	Hosts []Host
+	// Secrets and SSH are what RUN --mount=type=secret and type=ssh ask for by id: values, and sockets of agents.
+	Secrets map[string][]byte
+	SSH     map[string]string
 	// Limits of the build. A limit that is hit ends it with an error of kind errs.Limit.
 	Limits Limits
 	// Bases is asked for base images before the registry. Default: nobody is.
@@ -133,6 +138,8 @@ type builder struct {
 	probed   map[*plan.Stage]*probe
 	stages   once[*plan.Stage, *stack]
 	unpack   once[oci.Digest, snapshot.ID]
+	placed   once[string, string] // folders with files of the context, by path
+	hide     func(string) string  // blanks secrets
 	push     *pusher
 	target   map[*plan.Stage]bool // the target and the stages it stands on
 	limits   *sandbox.Group
@@ -181,7 +188,7 @@ func (s *Solver) Build(ctx context.Context, req Request) (image *build.Image, er
 func (s *Solver) builder(ctx context.Context, req Request) *builder {
 	return &builder{
 		Solver: s, req: req, began: s.Now(), events: newEvents(req.Events, s.Now), group: newGroup(ctx),
-		keys: map[*plan.Stage][]oci.Digest{}, linked: map[*plan.Step]oci.Digest{}, probed: map[*plan.Stage]*probe{},
+		keys: map[*plan.Stage][]oci.Digest{}, linked: map[*plan.Step]oci.Digest{}, hide: hiding(req.Secrets), probed: map[*plan.Stage]*probe{},
 		packs: make(chan struct{}, packsAtOnce), unpacks: make(chan struct{}, unpacksAtOnce),
 	}
 }

@@ -15,6 +15,8 @@ import (
 type Source struct {
 	// Pattern is a path of the tree, with the wildcards of path.Match.
 	Pattern string
+	// Literal says that Pattern has no wildcards, whatever it looks like.
+	Literal bool
 	// Include is what is taken below a folder that Pattern names, as a pattern of an ignore file: "**" is any number of
 	// folders, and folders on the way are taken for the sake of what is in them (--parents). Default: everything.
 	Include string
@@ -35,6 +37,9 @@ func (s Source) Find(t Tree) ([]string, *Filter, error) {
 		if err := s.require(t, filter); err != nil {
 			return nil, nil, err
 		}
+	}
+	if s.Literal {
+		return []string{clean(s.Pattern)}, filter, nil
 	}
 	matches, err := matches(t, s.Pattern)
 	if err != nil {
