@@ -131,6 +131,18 @@ func TestManyLayersWithAwkwardNames(t *testing.T) {
 	}
 }
 
+func TestTooManyLayers(t *testing.T) {
+	t.Parallel()
+	l := busybox(t)
+	s := l.spec("true")
+	for range 500 {
+		s.Lower = append(s.Lower, l.lower)
+	}
+	if _, err := sandbox.Run(t.Context(), s); !errors.Is(err, errs.Invalid) || !strings.Contains(err.Error(), "501 layers are too many") {
+		t.Errorf("error = %v, want invalid", err)
+	}
+}
+
 func TestRootFolder(t *testing.T) {
 	t.Parallel()
 	l := busybox(t)

@@ -14,6 +14,8 @@ import (
 const (
 	// maxOptions is what mount(2) takes: one page.
 	maxOptions = 4095
+	// maxLayers is what overlayfs takes, OVL_MAX_STACK.
+	maxLayers = 500
 	// volatile is the option for no syncing, which apt and dpkg do after every file. The kernel has it since 5.10.
 	volatile = ",volatile"
 )
@@ -47,8 +49,8 @@ func (s *stage) openOverlay(lower []string, upper, work string) (dirs overlayDir
 
 // mountOverlay mounts layers on a folder of the scratch tmpfs.
 //
-// The layers are named by their descriptors, from within /proc/self/fd: "12:13:14". So 400 of them fit into the one page
-// that mount(2) takes, on every kernel, no path needs escaping, and /proc/mounts inside tells nothing of the host.
+// The layers are named by their descriptors, from within /proc/self/fd: "12:13:14". So the 500 that the kernel takes fit
+// into the one page of mount(2), on every kernel, no path needs escaping, and /proc/mounts inside tells nothing of the host.
 func (s *stage) mountOverlay(dirs overlayDirs, name string, flags uintptr) error {
 	options, err := dirs.options()
 	if err != nil {
@@ -83,7 +85,7 @@ func (d overlayDirs) options() (string, error) {
 	if d.upper >= 0 {
 		options += fmt.Sprintf(",upperdir=%d,workdir=%d", d.upper, d.work)
 	}
-	if len(options)+len(volatile) > maxOptions {
+	if len(d.lower) > maxLayers || len(options)+len(volatile) > maxOptions {
 		return "", fmt.Errorf("%d layers are too many to mount: %w", len(d.lower), errs.Invalid)
 	}
 	return options, nil

@@ -24,7 +24,7 @@ const (
 // Spec describes one sandbox. Either Lower, Upper and Work are given, or Root.
 type Spec struct {
 	// Lower are the layer folders of the root file system, top first, with overlay's whiteouts. Any path will do:
-	// colons, commas and length do not matter. Up to 400.
+	// colons, commas and length do not matter. Up to 499.
 	Lower []string
 	// Upper receives what the command changes; Work is overlay's scratch folder on the same file system. No other
 	// process may use either meanwhile. They are written without syncing to disk: after a crash of the machine, start
