@@ -212,7 +212,9 @@ func readLayout(t *testing.T, dir string) imageContent {
 			t.Fatal(err)
 		}
 		applyLayer(t, im.tree, plain(t, f))
-		f.Close()
+		if err := f.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 	return im
 }

@@ -31,7 +31,7 @@ func (l locks) lock(ctx context.Context, d oci.Digest) (unlock func(), err error
 	for {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
-			return func() { f.Close() }, nil
+			return func() { _ = f.Close() }, nil // nothing was written
 		}
 		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
 			return nil, errors.Join(fmt.Errorf("lock layer %s: %w", d, err), f.Close())

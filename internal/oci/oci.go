@@ -17,12 +17,18 @@ import (
 
 // The specification's types under their short names.
 type (
-	Digest     = digest.Digest
+	// Digest is algorithm:hex over some bytes.
+	Digest = digest.Digest
+	// Descriptor points at a blob.
 	Descriptor = v1.Descriptor
-	Manifest   = v1.Manifest
-	Index      = v1.Index
-	Platform   = v1.Platform
-	History    = v1.History
+	// Manifest is one platform's config and layers.
+	Manifest = v1.Manifest
+	// Index is a list of manifests over platforms.
+	Index = v1.Index
+	// Platform is os/arch/variant.
+	Platform = v1.Platform
+	// History is what made a layer.
+	History = v1.History
 	// Image is an image's JSON config with the fields that Docker adds to the specification (Healthcheck,
 	// OnBuild, Shell), which OCI allows and every runtime reads.
 	Image = dockerspec.DockerOCIImage

@@ -29,7 +29,7 @@ func (b *builder) leave(ctx context.Context, c *tree.Copy, why purpose, st *stac
 		if err := b.pack(ctx, r, nil, c.Files(), st, why); err != nil {
 			return nil, err
 		}
-		r.index = layer.NewIndex(entries(c.Files()))
+		r.index = layer.NewIndex(c.Entries())
 		return r, nil
 	}
 	draft, err := b.begin(ctx)
@@ -45,20 +45,11 @@ func (b *builder) leave(ctx context.Context, c *tree.Copy, why purpose, st *stac
 	if err := layer.Place(ctx, draft.Dir(), c.Files(), layer.PlaceOptions{Epoch: b.req.Epoch}); err != nil {
 		return nil, err
 	}
-	r.index = layer.NewIndex(entries(c.Files()))
+	r.index = layer.NewIndex(c.Entries())
 	if !why.blob {
 		return r, b.keep(ctx, r, draft, st, why)
 	}
 	return r, nil
-}
-
-// entries drops the contents of files.
-func entries(files iter.Seq2[layer.File, error]) []layer.Entry {
-	var out []layer.Entry
-	for f := range files {
-		out = append(out, f.Entry)
-	}
-	return out
 }
 
 // keepDraft makes a layer of what a process left in its upper directory; nil when that is nothing.

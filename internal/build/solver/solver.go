@@ -167,7 +167,7 @@ func (s *Solver) Build(ctx context.Context, req Request) (image *build.Image, er
 	defer cancel()
 	b := s.builder(ctx, req)
 	defer func() {
-		if cleanup := b.close(context.WithoutCancel(ctx)); err == nil {
+		if cleanup := b.close(); err == nil {
 			err = cleanup
 		}
 	}()
@@ -255,7 +255,7 @@ func (b *builder) warn(g *plan.Graph) {
 }
 
 // close gives back what the build held.
-func (b *builder) close(ctx context.Context) error {
+func (b *builder) close() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var first error

@@ -102,9 +102,7 @@ func (b *builder) walk(ctx context.Context, s *plan.Stage) (*stack, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := b.prefetch(s, p); err != nil {
-		return nil, err
-	}
+	b.prefetch(s, p)
 	st, err := b.baseStack(ctx, s)
 	if err != nil {
 		return nil, err
@@ -128,7 +126,7 @@ func (b *builder) walk(ctx context.Context, s *plan.Stage) (*stack, error) {
 
 // prefetch begins what steps to be run will need: the stages that they copy from, which run beside this one, and the
 // first sandbox.
-func (b *builder) prefetch(s *plan.Stage, p *probe) error {
+func (b *builder) prefetch(s *plan.Stage, p *probe) {
 	done := len(p.records)
 	for _, step := range s.Steps {
 		if step.Op == nil {
@@ -144,7 +142,6 @@ func (b *builder) prefetch(s *plan.Stage, p *probe) error {
 			b.launcher.Warm() // a process takes longer to start than the files it will see take to find
 		}
 	}
-	return nil
 }
 
 func (b *builder) baseStack(ctx context.Context, s *plan.Stage) (*stack, error) {
@@ -293,8 +290,8 @@ type purpose struct {
 func (b *builder) purpose(s *plan.Stage, i int) purpose {
 	return purpose{
 		keys:   []oci.Digest{b.keyOf(s, i)},
-		folder: b.wantsFolder(s, i) || b.target[s] && b.wantsFiles(),
-		blob:   b.target[s] && b.wantsImage(),
+		folder: b.wantsFolder(s, i) || b.target[s] && (b.wantsFiles() || b.req.Shape.Squash),
+		blob:   b.target[s] && b.wantsImage() && !b.req.Shape.Squash,
 	}
 }
 

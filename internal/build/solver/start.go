@@ -38,7 +38,7 @@ func (s *Solver) Start(ctx context.Context, r Start) (code int, err error) {
 	ctx, cancel := r.Limits.apply(ctx)
 	defer cancel()
 	b := s.builder(ctx, Request{Limits: r.Limits, Events: r.Events})
-	defer func() { err = errors.Join(err, b.close(context.WithoutCancel(ctx))) }()
+	defer func() { err = errors.Join(err, b.close()) }()
 	b.group.Go(func() (err error) {
 		code, err = b.startImage(b.group.ctx, r)
 		return err

@@ -65,15 +65,25 @@ func NewCopy(below Tree, opts Options) *Copy {
 // Files are what the instruction made so far, in the order that a layer holds them: sorted, parents first. Folders of
 // the file system below that something was put into are among them, as an overlay's upper directory has them.
 func (c *Copy) Files() iter.Seq2[layer.File, error] {
-	sorted := slices.SortedFunc(maps.Keys(c.files), comparePaths)
 	return func(yield func(layer.File, error) bool) {
-		for _, p := range sorted {
+		for _, p := range c.sorted() {
 			if !yield(*c.files[p], nil) {
 				return
 			}
 		}
 	}
 }
+
+// Entries are the Files without their content.
+func (c *Copy) Entries() []layer.Entry {
+	entries := make([]layer.Entry, 0, len(c.files))
+	for _, p := range c.sorted() {
+		entries = append(entries, c.files[p].Entry)
+	}
+	return entries
+}
+
+func (c *Copy) sorted() []string { return slices.SortedFunc(maps.Keys(c.files), comparePaths) }
 
 // Len is how many files there are.
 func (c *Copy) Len() int { return len(c.files) }

@@ -91,7 +91,10 @@ func copied(t *testing.T, source tree.Source, files []string) []string {
 		}
 	}
 	var names []string
-	for f := range c.Files() {
+	for f, err := range c.Files() {
+		if err != nil {
+			t.Fatal(err)
+		}
 		if !f.Mode.IsRegular() {
 			continue
 		}

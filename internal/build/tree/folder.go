@@ -1,6 +1,7 @@
 package tree
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -185,7 +186,7 @@ func (f *Folder) read(dir string) ([]layer.Entry, []Stat, error) {
 	for _, name := range names {
 		var st unix.Stat_t
 		err := unix.Fstatat(int(d.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW)
-		if err == unix.ENOENT { // removed since the listing
+		if errors.Is(err, unix.ENOENT) { // removed since the listing
 			continue
 		}
 		if err != nil {
@@ -273,7 +274,7 @@ func (f *Folder) entry(p string, st *unix.Stat_t) layer.Entry {
 
 func statOf(st *unix.Stat_t) Stat {
 	return Stat{
-		Dev: st.Dev, Ino: st.Ino, Size: st.Size, Nlink: uint64(st.Nlink),
+		Dev: st.Dev, Ino: st.Ino, Size: st.Size, Nlink: st.Nlink,
 		Mtime: st.Mtim.Nano(), Ctime: st.Ctim.Nano(),
 	}
 }

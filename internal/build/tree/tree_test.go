@@ -54,7 +54,7 @@ func write(t *testing.T, root, f string) {
 // list shows what a copy made: a line for each file.
 func list(c *tree.Copy) []string {
 	var out []string
-	for f := range c.Files() {
+	for _, f := range c.Entries() {
 		line := fmt.Sprintf("%s %s", f.Mode, f.Path)
 		if f.UID != 0 || f.GID != 0 {
 			line += fmt.Sprintf(" %d:%d", f.UID, f.GID)
