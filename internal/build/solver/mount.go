@@ -145,7 +145,12 @@ func (b *builder) place(ctx context.Context, from plan.Source, path string) (str
 		return "", err
 	}
 	c := tree.NewCopy(tree.Empty{}, tree.Options{})
-	if err := c.Add(src, path, "/"+placedName, nil); err != nil {
+	if path == "/" { // whose mode is the machine's business
+		err = c.Add(src, path, "/"+placedName, nil)
+	} else {
+		err = c.Put(src, path, placedName)
+	}
+	if err != nil {
 		return "", err
 	}
 	draft, err := b.begin(ctx)
@@ -213,7 +218,7 @@ func (b *builder) seed(ctx context.Context, c *plan.Mount, path string) error {
 		return err
 	}
 	copied := tree.NewCopy(tree.Empty{}, tree.Options{})
-	if err := copied.Add(src, c.Path, "/"+filepath.Base(path), nil); err != nil {
+	if err := copied.Put(src, c.Path, filepath.Base(path)); err != nil {
 		return err
 	}
 	return layer.Place(ctx, filepath.Dir(path), copied.Files(), layer.PlaceOptions{})

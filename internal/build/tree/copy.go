@@ -149,6 +149,19 @@ func (c *Copy) Add(src Tree, from, dest string, filter *Filter) error {
 	return c.copy(src, e, to, false, verdict{taken: true, below: sieve{filter: filter}})
 }
 
+// Put copies a file or a folder of src to a path where nothing is, as it is there: a folder keeps its own mode and owner,
+// too, which Add leaves to what it makes on the way.
+func (c *Copy) Put(src Tree, from, to string) error {
+	e, err := source(src, from)
+	if err != nil {
+		return err
+	}
+	if err := c.MakeDir(parent(clean(to))); err != nil {
+		return err
+	}
+	return c.copy(src, e, clean(to), true, verdict{taken: true})
+}
+
 // makeDest makes what stands before the last slash of dest.
 func (c *Copy) makeDest(dest string) error {
 	dir, file := path.Split(dest)

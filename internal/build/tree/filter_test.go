@@ -3,6 +3,8 @@ package tree_test
 import (
 	"errors"
 	"io"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -146,6 +148,27 @@ func TestFindRefusesBadPatterns(t *testing.T) {
 		if _, _, err := s.Find(folder(t, tree.FolderOptions{})); !errors.Is(err, errs.Invalid) {
 			t.Errorf("Find(%+v) = %v, want invalid", s, err)
 		}
+	}
+}
+
+func TestPutKeepsAFoldersOwnMode(t *testing.T) {
+	t.Parallel()
+	src := folder(t, tree.FolderOptions{AsRoot: true}, "d/e/f 1", "l -> d")
+	if err := os.Chmod(filepath.Join(src.Root(), "d"), 0o710); err != nil {
+		t.Fatal(err)
+	}
+	c := tree.NewCopy(tree.Empty{}, tree.Options{})
+	for from, to := range map[string]string{"/l": "x", "/d/e/f": "/y"} {
+		if err := c.Put(src, from, to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := []string{"drwx--x--- x", "drwxr-xr-x x/e", "-rw-r--r-- x/e/f", "-rw-r--r-- y"}
+	if diff := cmp.Diff(want, list(c)); diff != "" {
+		t.Errorf("files mismatch (-want +got):\n%s", diff)
+	}
+	if err := c.Put(src, "/none", "z"); !errors.Is(err, errs.NotFound) {
+		t.Errorf("Put of nothing = %v", err)
 	}
 }
 
