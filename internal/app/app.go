@@ -18,6 +18,7 @@ import (
 	"slipway/internal/config"
 	"slipway/internal/oci/blob/dir"
 	"slipway/internal/oci/registry"
+	"slipway/internal/sandbox"
 	"slipway/internal/snapshot/overlay"
 )
 
@@ -64,6 +65,10 @@ func Open(opts Options) (*App, error) {
 	if a.cache, err = cache.Open(filepath.Join(opts.Home, "cache")); err != nil {
 		return nil, err
 	}
+	stub := filepath.Join(opts.Home, "stub")
+	if err := sandbox.MakeStub(stub); err != nil {
+		return nil, err
+	}
 	a.registry = registry.New(registry.Options{
 		Insecure: opts.Config.InsecureRegistries,
 		Mirrors:  opts.Config.RegistryMirrors,
@@ -71,7 +76,7 @@ func Open(opts Options) (*App, error) {
 	})
 	a.solver = solver.New(solver.Options{
 		Blobs: a.blobs, Snapshots: a.snapshots, Cache: a.cache, Registry: a.registry,
-		Mounts: mount.Open(filepath.Join(opts.Home, "mounts")), Lock: locks(filepath.Join(opts.Home, "locks")).lock, Now: opts.Now, Logger: opts.Logger,
+		Mounts: mount.Open(filepath.Join(opts.Home, "mounts")), Stub: stub, Lock: locks(filepath.Join(opts.Home, "locks")).lock, Now: opts.Now, Logger: opts.Logger,
 	})
 	return a, nil
 }

@@ -76,8 +76,15 @@ func (b *builder) spec(op *plan.Run, draft snapshot.Draft, dirs []string) (*sand
 	}
 	lower := slices.Clone(dirs)
 	slices.Reverse(lower)
+	if len(lower) == 0 { // FROM scratch: an overlay needs a folder below
+		empty, err := b.begin(b.group.ctx)
+		if err != nil {
+			return nil, err
+		}
+		lower = []string{empty.Dir()}
+	}
 	spec := &sandbox.Spec{
-		Lower: lower, Upper: draft.Dir(), Work: draft.Work(),
+		Lower: lower, Stub: b.Stub, Upper: draft.Dir(), Work: draft.Work(),
 		Args: op.Args, Env: env, Cwd: op.Dir,
 		UID: who.uid, GID: who.gid, Groups: who.groups,
 		Hostname: hostname, Network: "host", Group: b.limits,
