@@ -49,7 +49,11 @@ type Build struct {
 	Target      string
 	Args        map[string]string
 	Labels      map[string]string
-	Annotations map[string]string
+	Annotations []build.Annotation
+	// DockerTypes states the image with Docker's media types instead of the OCI's.
+	DockerTypes bool
+	// Squash makes one layer of all that the build adds to its base image.
+	Squash bool
 	// Platform is os/arch[/variant], or several of them with commas, which make an index. Default: this machine's.
 	Platform    string
 	NoCache     bool
@@ -87,6 +91,9 @@ func (a *App) Build(ctx context.Context, r Build) (_ *build.Image, err error) {
 	defer func() { err = errors.Join(err, end(err != nil, r.Events)) }()
 	if platforms := strings.Split(r.Platform, ","); len(platforms) > 1 {
 		return a.buildIndex(ctx, r, platforms)
+	}
+	if err := r.checkOne(); err != nil {
+		return nil, err
 	}
 	return a.buildOne(ctx, r, false)
 }
@@ -143,7 +150,7 @@ func (a *App) buildOne(ctx context.Context, r Build, keep bool) (*build.Image, e
 			Target: r.Target, Args: r.Args, Labels: r.Labels, Network: r.Network, Ignore: ignore,
 			BuildPlatform: machine(), Platform: platform,
 		},
-		Context: folder, Sums: hasher, Tags: tags, Push: r.Push, Annotations: r.Annotations, Compression: r.Compression,
+		Context: folder, Sums: hasher, Tags: tags, Push: r.Push, Shape: r.shape(platform), Compression: r.Compression,
 		NoCache: r.NoCache, Epoch: epoch, Hosts: r.Hosts, Secrets: secrets, SSH: agents, Limits: r.Limits, Bases: bases, MapRef: r.MapRef, Keep: keep, Outputs: r.Outputs, Events: r.Events,
 	})
 	return image, errors.Join(err, hasher.Save())

@@ -59,3 +59,16 @@ RUN chown 7:8 /data/hello && chmod 4711 /data/hello && rm /etc/group && ln -s /e
 		t.Errorf("stats = %+v, want all steps cached and two layers packed", im.Stats)
 	}
 }
+
+// TestPushOfAnIntermediateStage pushes layers that an earlier build made for their files alone.
+func TestPushOfAnIntermediateStage(t *testing.T) {
+	t.Parallel()
+	w := newWorkshop(t)
+	addr := startRegistry(t)
+	dir := write(t, "Dockerfile", "FROM busybox AS build\nRUN echo x >/x\nFROM scratch\nCOPY --from=build /x /x\n")
+	w.build(t, app.Build{Context: dir})
+	got := w.build(t, app.Build{Context: dir, Target: "build", Push: true, Tags: []string{addr + "/stage:1"}})
+	if got.Stats.Cached != got.Stats.Steps || got.Stats.LayersPacked != 1 || got.Stats.BlobsPushed == 0 {
+		t.Errorf("stats = %+v", got.Stats)
+	}
+}

@@ -27,6 +27,9 @@ func (a *App) buildIndex(ctx context.Context, r Build, platforms []string) (*bui
 	if err != nil {
 		return nil, err
 	}
+	if err := r.checkShape(parsed); err != nil {
+		return nil, err
+	}
 	ofIndex, err := indexOutputs(r.Outputs)
 	if err != nil {
 		return nil, err
@@ -51,7 +54,7 @@ func (a *App) buildIndex(ctx context.Context, r Build, platforms []string) (*bui
 		}
 		return &build.Image{Stats: index.Stats}, nil
 	}
-	if err := list(index, parsed, r.Annotations); err != nil {
+	if err := r.list(index, parsed); err != nil {
 		return nil, err
 	}
 	if _, err := a.blobs.Put(ctx, index.Raw); err != nil {
@@ -112,7 +115,7 @@ func platformEvents(sink build.Sink, i int, p oci.Platform) build.Sink {
 }
 
 // list fills in an index over its images.
-func list(index *build.Image, platforms []oci.Platform, annotations map[string]string) error {
+func (r *Build) list(index *build.Image, platforms []oci.Platform) error {
 	descs := make([]oci.Descriptor, len(platforms))
 	for i, im := range index.Platforms {
 		descs[i] = im.Manifest
@@ -121,11 +124,16 @@ func list(index *build.Image, platforms []oci.Platform, annotations map[string]s
 		}
 		add(&index.Stats, im.Stats)
 	}
-	raw, err := oci.Marshal(oci.NewIndex(descs, annotations))
+	ix := oci.NewIndex(descs, build.Annotations(r.Annotations, build.OnIndex, oci.Platform{}))
+	if r.DockerTypes {
+		ix.MediaType = oci.DockerManifestList
+	}
+	raw, err := oci.Marshal(ix)
 	if err != nil {
 		return err
 	}
-	index.Raw, index.Manifest = raw, oci.Describe(oci.MediaTypeIndex, raw)
+	index.Raw, index.Manifest = raw, oci.Describe(ix.MediaType, raw)
+	index.Manifest.Annotations = build.Annotations(r.Annotations, build.OnIndexDescriptor, oci.Platform{})
 	return nil
 }
 

@@ -34,6 +34,7 @@ type buildFlags struct {
 	args        []string
 	labels      []string
 	annotations []string
+	mediaTypes  mediaTypes
 	hosts       []string
 	outputs     []string
 	secrets     []string
@@ -81,7 +82,7 @@ func (f *buildFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&f.Target, "target", "", "build the stage `STAGE` instead of the last")
 	flags.StringArrayVar(&f.args, "build-arg", nil, "set a build argument, `K=V`; K alone takes the environment's value")
 	flags.StringArrayVar(&f.labels, "label", nil, "add a label to the image, `K=V`")
-	flags.StringArrayVar(&f.annotations, "annotation", nil, "add an annotation to the manifest, `K=V`")
+	f.shapeFlags(flags)
 	flags.StringVar(&f.Platform, "platform", "", "build for `OS/ARCH[/VARIANT][,…]`; several make an index (default: this machine's)")
 	flags.BoolVar(&f.NoCache, "no-cache", false, "run every step, whatever the cache knows")
 	flags.StringVar(&f.CacheDir, "cache-dir", "", "take base images from `DIR`, which 'slipway warm' fills")
@@ -139,7 +140,7 @@ func (f *buildFlags) parse(e env) (err error) {
 	if f.Labels, err = pairs("--label", f.labels, nil); err != nil {
 		return err
 	}
-	if f.Annotations, err = pairs("--annotation", f.annotations, nil); err != nil {
+	if err := f.parseShape(); err != nil {
 		return err
 	}
 	if f.Limits.Memory, err = bytesFlag("--memory", f.memory); err != nil {
@@ -299,7 +300,11 @@ func (f *buildFlags) writeFiles(im *build.Image) error {
 		}
 		return nil
 	}
-	metadata, err := json.MarshalIndent(f.metadataOf(im), "", "  ")
+	keys, err := f.metadataOf(im)
+	if err != nil {
+		return err
+	}
+	metadata, err := json.MarshalIndent(keys, "", "  ")
 	if err != nil {
 		return fmt.Errorf("write the result: %w", err)
 	}
@@ -321,22 +326,6 @@ func (f *buildFlags) writeTrace(t *progress.Trace) (err error) {
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
 	return t.Write(file)
-}
-
-// metadataOf is what buildx writes under --metadata-file.
-func (f *buildFlags) metadataOf(im *build.Image) map[string]any {
-	if f.FilesAlone() {
-		return map[string]any{}
-	}
-	m := map[string]any{
-		"containerimage.digest":        im.Manifest.Digest,
-		"containerimage.config.digest": im.Config.Digest,
-		"containerimage.descriptor":    im.Manifest,
-	}
-	if len(f.Tags) > 0 {
-		m["image.name"] = strings.Join(f.Tags, ",")
-	}
-	return m
 }
 
 // printImage prints the result. An output to standard output is the result itself; files alone have no digest.

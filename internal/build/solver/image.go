@@ -20,6 +20,10 @@ func (b *builder) finish(ctx context.Context, st *stack) (*build.Image, error) {
 	if !b.wantsImage() {
 		return &build.Image{}, b.output(ctx, st, nil)
 	}
+	st, err := b.squash(ctx, st)
+	if err != nil {
+		return nil, err
+	}
 	im, err := b.assemble(ctx, st)
 	if err != nil {
 		return nil, err
@@ -87,39 +91,31 @@ func (b *builder) assemble(ctx context.Context, st *stack) (*build.Image, error)
 			return nil, err
 		}
 		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, p.diffID)
-		im.Layers = append(im.Layers, ociLayer(p.desc))
+		desc, err := b.req.Shape.layer(p.desc)
+		if err != nil {
+			return nil, err
+		}
+		im.Layers = append(im.Layers, desc)
 	}
 	var err error
 	if im.RawConfig, err = oci.Marshal(config); err != nil {
 		return nil, err
 	}
-	im.Config = oci.Describe(oci.MediaTypeConfig, im.RawConfig)
+	im.Config = oci.Describe(b.req.Shape.configType(), im.RawConfig)
 	layers := im.Layers
 	if layers == nil {
 		layers = []oci.Descriptor{} // the specification wants a list, even of nothing
 	}
-	if im.Raw, err = oci.Marshal(oci.NewManifest(im.Config, layers, b.req.Annotations)); err != nil {
+	if im.Raw, err = oci.Marshal(b.req.Shape.manifest(im.Config, layers)); err != nil {
 		return nil, err
 	}
-	im.Manifest = oci.Describe(oci.MediaTypeManifest, im.Raw)
+	im.Manifest = oci.DescribeManifest(im.Raw)
 	im.Manifest.Platform = &config.Platform
+	im.Manifest.Annotations = b.req.Shape.DescriptorAnnotations
 	for _, data := range [][]byte{im.RawConfig, im.Raw} {
 		if _, err := b.Blobs.Put(ctx, data); err != nil {
 			return nil, err
 		}
 	}
 	return im, nil
-}
-
-// ociLayer states a base image's layer with the OCI media type: its bytes are the same.
-func ociLayer(d oci.Descriptor) oci.Descriptor {
-	switch d.MediaType {
-	case oci.DockerLayerGzip:
-		d.MediaType = oci.MediaTypeLayerGzip
-	case oci.DockerLayerZstd:
-		d.MediaType = oci.MediaTypeLayerZstd
-	case oci.DockerLayer:
-		d.MediaType = oci.MediaTypeLayer
-	}
-	return d
 }

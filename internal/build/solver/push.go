@@ -51,6 +51,11 @@ func (p *pusher) layer(r *rung) {
 }
 
 func (p *pusher) send(ctx context.Context, r *rung) error {
+	if r.writer == nil { // not being packed: there is nothing to follow, only a blob to wait for
+		if _, err := r.packed(ctx); err != nil {
+			return err
+		}
+	}
 	src := p.source(ctx, r)
 	for _, repo := range p.repos {
 		pushed, err := p.b.Registry.PushBlob(ctx, repo, src)

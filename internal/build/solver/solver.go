@@ -42,6 +42,9 @@ type Options struct {
 	Cache     build.Cache
 	Registry  *registry.Client
 	Mounts    *mount.Store // of cache mounts
+	// Stub is the sandbox's layer of mount points (sandbox.MakeStub), on the file system of Snapshots. Default: mount
+	// points that an image lacks are made for each RUN and taken away again.
+	Stub string
 	// Lock keeps other processes of this machine from working on the same layer until unlock is called.
 	Lock   func(ctx context.Context, d oci.Digest) (unlock func(), err error)
 	Now    func() time.Time
@@ -82,8 +85,8 @@ type Request struct {
 	// Tags are where the image goes when Push is set.
 	Tags []ref.Ref
 	Push bool
-	// Annotations of the manifest.
-	Annotations map[string]string
+	// Shape says how the image is put together from its layers.
+	Shape Shape
 	// Compression of the layers that this build packs.
 	Compression layer.Compression
 	// NoCache runs every step.

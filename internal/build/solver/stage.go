@@ -163,8 +163,11 @@ func (b *builder) baseStack(ctx context.Context, s *plan.Stage) (*stack, error) 
 
 // announce tells the pusher of layers that will be in the image.
 func (b *builder) announce(s *plan.Stage, rungs ...*rung) {
-	if b.push != nil && b.target[s] {
-		for _, r := range rungs {
+	if b.push == nil || !b.target[s] {
+		return
+	}
+	for _, r := range rungs {
+		if r.base != nil || !b.req.Shape.Squash { // what is squashed is not in the image itself
 			b.push.layer(r)
 		}
 	}
