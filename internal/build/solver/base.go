@@ -166,8 +166,24 @@ func (b *builder) readConfig(ctx context.Context, im *baseImage) error {
 	if err := json.Unmarshal(raw, &im.config); err != nil {
 		return fmt.Errorf("config of %s: %w", im.name, errs.Mark(err, errs.Corrupt))
 	}
-	if n, m := len(im.config.RootFS.DiffIDs), len(im.manifest.Layers); n != m {
+	return im.check()
+}
+
+// check holds what a stranger wrote against what everything after relies on.
+func (im *baseImage) check() error {
+	for _, desc := range im.manifest.Layers {
+		if err := desc.Digest.Validate(); err != nil {
+			return fmt.Errorf("manifest of %s: layer %q: %w", im.name, desc.Digest, errs.Mark(err, errs.Corrupt))
+		}
+	}
+	ids := im.config.RootFS.DiffIDs
+	if n, m := len(ids), len(im.manifest.Layers); n != m {
 		return fmt.Errorf("config of %s: %d diff_ids for %d layers: %w", im.name, n, m, errs.Corrupt)
+	}
+	for _, id := range ids {
+		if err := id.Validate(); err != nil {
+			return fmt.Errorf("config of %s: diff_id %q: %w", im.name, id, errs.Mark(err, errs.Corrupt))
+		}
 	}
 	return nil
 }

@@ -260,6 +260,7 @@ func (b *builder) apply(ctx context.Context, st *step, src io.ReadCloser, p pack
 		return nil, layer.Applied{}, err
 	}
 	defer func() { err = errors.Join(err, tar.Close()) }()
+	opts.MaxBytes = maxLayerBytes
 	applied, err := layer.Apply(ctx, draft.Dir(), tar, opts)
 	if err != nil {
 		return nil, layer.Applied{}, err
@@ -272,6 +273,10 @@ func (b *builder) apply(ctx context.Context, st *step, src io.ReadCloser, p pack
 	}
 	return draft, applied, nil
 }
+
+// maxLayerBytes is more than any layer holds. A hole in a file takes no room, but its zeros have to be counted: it bounds
+// how long a few bytes of a stranger's can keep a processor busy, to minutes.
+const maxLayerBytes = 1 << 40
 
 // counter reports how much of a layer has been read, not more often than a person can see.
 type counter struct {
