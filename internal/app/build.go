@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"slipway/internal/build"
+	"slipway/internal/build/cache/remote"
 	"slipway/internal/build/dockerfile"
 	"slipway/internal/build/output"
 	"slipway/internal/build/plan"
@@ -57,6 +58,8 @@ type Build struct {
 	// Platform is os/arch[/variant], or several of them with commas, which make an index. Default: this machine's.
 	Platform    string
 	NoCache     bool
+	CacheFrom   []remote.Spec
+	CacheTo     []remote.Spec
 	Network     string
 	Hosts       []solver.Host
 	Secrets     []Secret
@@ -144,6 +147,10 @@ func (a *App) buildOne(ctx context.Context, r Build, keep bool) (*build.Image, e
 	if err != nil {
 		return nil, err
 	}
+	caches, err := a.caches(r)
+	if err != nil {
+		return nil, err
+	}
 	image, err := a.solver.Build(ctx, solver.Request{
 		File: file,
 		Plan: plan.Options{
@@ -151,7 +158,7 @@ func (a *App) buildOne(ctx context.Context, r Build, keep bool) (*build.Image, e
 			BuildPlatform: machine(), Platform: platform,
 		},
 		Context: folder, Sums: hasher, Tags: tags, Push: r.Push, Shape: r.shape(platform), Compression: r.Compression,
-		NoCache: r.NoCache, Epoch: epoch, Hosts: r.Hosts, Secrets: secrets, SSH: agents, Limits: r.Limits, Bases: bases, MapRef: r.MapRef, Keep: keep, Outputs: r.Outputs, Events: r.Events,
+		NoCache: r.NoCache, CacheFrom: caches.from, CacheTo: caches.to, CacheInline: caches.inline, Epoch: epoch, Hosts: r.Hosts, Secrets: secrets, SSH: agents, Limits: r.Limits, Bases: bases, MapRef: r.MapRef, Keep: keep, Outputs: r.Outputs, Events: r.Events,
 	})
 	return image, errors.Join(err, hasher.Save())
 }

@@ -18,6 +18,7 @@ import (
 
 	"slipway/internal/app"
 	"slipway/internal/build"
+	"slipway/internal/build/cache/remote"
 	"slipway/internal/build/output"
 	"slipway/internal/build/solver"
 	"slipway/internal/cli/progress"
@@ -39,6 +40,8 @@ type buildFlags struct {
 	outputs     []string
 	secrets     []string
 	ssh         []string
+	cacheFrom   []string
+	cacheTo     []string
 	compression string
 	memory      string
 	disk        string
@@ -85,6 +88,8 @@ func (f *buildFlags) register(flags *pflag.FlagSet) {
 	f.shapeFlags(flags)
 	flags.StringVar(&f.Platform, "platform", "", "build for `OS/ARCH[/VARIANT][,…]`; several make an index (default: this machine's)")
 	flags.BoolVar(&f.NoCache, "no-cache", false, "run every step, whatever the cache knows")
+	flags.StringArrayVar(&f.cacheFrom, "cache-from", nil, "look results up in a cache outside this machine, `type=registry,ref=REF` or type=local,src=DIR; repeatable")
+	flags.StringArrayVar(&f.cacheTo, "cache-to", nil, "keep results in a cache outside this machine, `type=registry,ref=REF[,mode=max][,ttl=168h]`, type=local,dest=DIR or type=inline; repeatable")
 	flags.StringVar(&f.CacheDir, "cache-dir", "", "take base images from `DIR`, which 'slipway warm' fills")
 	flags.StringVar(&f.compression, "compression", "gzip", "compress layers with `gzip|zstd|none[:LEVEL]`")
 	flags.StringVar(&f.Epoch, "source-date-epoch", "none", "no file of a layer is younger than `SECONDS` since 1970; context is the commit's time; none leaves times alone")
@@ -159,6 +164,12 @@ func (f *buildFlags) parse(e env) (err error) {
 		return err
 	}
 	if f.Hosts, err = parseEach(f.hosts, parseHost); err != nil {
+		return err
+	}
+	if f.CacheFrom, err = parseEach(f.cacheFrom, remote.ParseFrom); err != nil {
+		return err
+	}
+	if f.CacheTo, err = parseEach(f.cacheTo, remote.ParseTo); err != nil {
 		return err
 	}
 	if f.Secrets, err = parseEach(f.secrets, parseSecret); err != nil {

@@ -213,6 +213,7 @@ func (b *builder) copyFiles(ctx context.Context, op *plan.Copy, why purpose, par
 	if err != nil {
 		return nil, err
 	}
+	b.exports.also(why.keys[0], alias)
 	if hit != nil {
 		return b.reuse(ctx, *hit, why.keys[0])
 	}

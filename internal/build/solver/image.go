@@ -106,7 +106,11 @@ func (b *builder) assemble(ctx context.Context, st *stack) (*build.Image, error)
 	if layers == nil {
 		layers = []oci.Descriptor{} // the specification wants a list, even of nothing
 	}
-	if im.Raw, err = oci.Marshal(b.req.Shape.manifest(im.Config, layers)); err != nil {
+	shape := b.req.Shape
+	if shape.Annotations, err = b.annotations(st); err != nil {
+		return nil, err
+	}
+	if im.Raw, err = oci.Marshal(shape.manifest(im.Config, layers)); err != nil {
 		return nil, err
 	}
 	im.Manifest = oci.DescribeManifest(im.Raw)

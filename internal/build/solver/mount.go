@@ -329,6 +329,7 @@ func (b *builder) runShown(ctx context.Context, ev *step, s *plan.Stage, i int, 
 	if err != nil {
 		return nil, err
 	}
+	b.exports.also(why.keys[0], alias)
 	if hit != nil {
 		return b.reuse(ctx, *hit, why.keys[0])
 	}

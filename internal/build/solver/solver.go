@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"slipway/internal/build"
+	"slipway/internal/build/cache/remote"
 	"slipway/internal/build/dockerfile"
 	"slipway/internal/build/mount"
 	"slipway/internal/build/output"
@@ -91,6 +92,12 @@ type Request struct {
 	Compression layer.Compression
 	// NoCache runs every step.
 	NoCache bool
+	// CacheFrom are caches outside this machine that are asked after its own.
+	CacheFrom []remote.Place
+	// CacheTo are caches outside this machine that the build's results go to.
+	CacheTo []Export
+	// CacheInline puts the results of the image's own stages into its manifest, as a cache to read.
+	CacheInline bool
 	// Epoch clamps the times of files in layers and dates the image, so that the same input gives the same digest.
 	// Default: times as they are.
 	Epoch *time.Time
@@ -143,6 +150,9 @@ type builder struct {
 	unpack   once[oci.Digest, snapshot.ID]
 	placed   once[string, string] // folders with files of the context, by path
 	hide     func(string) string  // blanks secrets
+	imports  *imports
+	exports  *exports
+	sender   *sender
 	push     *pusher
 	target   map[*plan.Stage]bool // the target and the stages it stands on
 	limits   *sandbox.Group
@@ -189,11 +199,13 @@ func (s *Solver) Build(ctx context.Context, req Request) (image *build.Image, er
 
 // builder prepares a build.
 func (s *Solver) builder(ctx context.Context, req Request) *builder {
-	return &builder{
+	b := &builder{
 		Solver: s, req: req, began: s.Now(), events: newEvents(req.Events, s.Now), group: newGroup(ctx),
 		keys: map[*plan.Stage][]oci.Digest{}, linked: map[*plan.Step]oci.Digest{}, hide: hiding(req.Secrets), probed: map[*plan.Stage]*probe{},
 		packs: make(chan struct{}, packsAtOnce), unpacks: make(chan struct{}, unpacksAtOnce),
 	}
+	b.imports, b.exports, b.sender = newImports(b), newExports(b), newSender(b)
+	return b
 }
 
 func (b *builder) build(ctx context.Context) (*build.Image, error) {
@@ -206,10 +218,17 @@ func (b *builder) build(ctx context.Context) (*build.Image, error) {
 	if err := b.req.Limits.enforce(ctx, b); err != nil {
 		return nil, err
 	}
+	if err := b.checkInline(); err != nil {
+		return nil, err
+	}
+	b.imports.begin()
 	if err := b.plan(ctx); err != nil {
 		return nil, err
 	}
 	if err := b.computeKeys(ctx); err != nil {
+		return nil, err
+	}
+	if err := b.imports.wait(ctx); err != nil {
 		return nil, err
 	}
 	b.target = map[*plan.Stage]bool{}
@@ -223,6 +242,7 @@ func (b *builder) build(ctx context.Context) (*build.Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	b.exports.begin()
 	return b.finish(ctx, st)
 }
 

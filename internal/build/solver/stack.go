@@ -299,7 +299,7 @@ func (c *counter) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// openLayer reads a layer's blob: from the store, or from where its image is, into the store on the way. What a folder
+// openLayer reads a layer's blob: from the store, or from where its image or record is, into the store on the way. What a folder
 // of warmed images has is not copied.
 func (b *builder) openLayer(ctx context.Context, r *rung, desc oci.Descriptor) (io.ReadCloser, error) {
 	if r.base != nil && r.base.warm {
@@ -309,10 +309,12 @@ func (b *builder) openLayer(ctx context.Context, r *rung, desc oci.Descriptor) (
 	if err == nil || !errors.Is(err, errs.NotFound) {
 		return f, err
 	}
-	if r.base == nil {
-		return nil, err
+	var remote io.ReadCloser
+	if r.base != nil {
+		remote, err = b.openRemote(ctx, r.base, desc)
+	} else {
+		remote, err = b.imports.open(ctx, desc)
 	}
-	remote, err := b.openRemote(ctx, r.base, desc)
 	if err != nil {
 		return nil, err
 	}

@@ -21,6 +21,13 @@ type probe struct {
 	known   bool           // chain is known: whatever is below is answered
 }
 
+// probeLocked is probe for those that do not hold the lock.
+func (b *builder) probeLocked(ctx context.Context, s *plan.Stage) (*probe, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.probe(ctx, s)
+}
+
 // probe looks up a stage's operations in order and stops at the first one that must run.
 func (b *builder) probe(ctx context.Context, s *plan.Stage) (*probe, error) {
 	if p, ok := b.probed[s]; ok {
@@ -43,31 +50,24 @@ func (b *builder) probe(ctx context.Context, s *plan.Stage) (*probe, error) {
 	if !p.known {
 		return p, nil
 	}
-	for i, st := range s.Steps {
-		if st.Op == nil {
-			continue
-		}
-		r, err := b.lookup(ctx, b.keyOf(s, i), identityUnder(st.Op, p.chain))
-		if errors.Is(err, errs.NotFound) {
-			return p, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		p.records = append(p.records, r)
-		if !r.Empty() {
-			p.chain = chain(p.chain, r.Identity())
-		}
+	p, err := b.answered(ctx, s, *p)
+	if err != nil {
+		return nil, err
 	}
-	p.full = true
+	b.probed[s] = p
 	return p, nil
 }
 
-// lookup asks the cache for what an operation left on a state. A record whose blob and folder are gone is no answer.
+// lookup asks the caches for what an operation left on a state.
 func (b *builder) lookup(ctx context.Context, key, below oci.Digest) (build.Record, error) {
 	if b.req.NoCache {
 		return build.Record{}, errs.NotFound
 	}
+	return firstAnswer(ctx, key, below, []lookup{b.local, b.imports.find})
+}
+
+// local asks this machine's cache. A record whose blob and folder are gone is no answer.
+func (b *builder) local(ctx context.Context, key, below oci.Digest) (build.Record, error) {
 	r, err := b.Cache.Lookup(ctx, key)
 	if err != nil {
 		return r, err
@@ -96,9 +96,7 @@ func (b *builder) stage(s *plan.Stage) *future[*stack] {
 
 // walk goes through a stage's steps.
 func (b *builder) walk(ctx context.Context, s *plan.Stage) (*stack, error) {
-	b.mu.Lock()
-	p, err := b.probe(ctx, s)
-	b.mu.Unlock()
+	p, err := b.probeLocked(ctx, s)
 	if err != nil {
 		return nil, err
 	}
@@ -117,9 +115,12 @@ func (b *builder) walk(ctx context.Context, s *plan.Stage) (*stack, error) {
 		if len(hits) > 0 {
 			hit, hits = &hits[0], hits[1:]
 		}
-		if st, err = b.step(ctx, s, i, st, hit); err != nil {
+		next, err := b.step(ctx, s, i, st, hit)
+		if err != nil {
 			return nil, err
 		}
+		b.exports.note(s, i, st, next)
+		st = next
 	}
 	return st, nil
 }
@@ -220,10 +221,12 @@ func (b *builder) late(ctx context.Context, key oci.Digest, st *stack) (*build.R
 		return nil, nil
 	}
 	if _, err := b.Cache.Lookup(ctx, key); err != nil {
-		if errors.Is(err, errs.NotFound) {
+		if !errors.Is(err, errs.NotFound) {
+			return nil, err
+		}
+		if !b.imports.knows(key) {
 			return nil, nil
 		}
-		return nil, err
 	}
 	below, err := st.identity(ctx)
 	if err != nil {
@@ -239,6 +242,9 @@ func (b *builder) late(ctx context.Context, key oci.Digest, st *stack) (*build.R
 // take puts a remembered result on a stack.
 func (b *builder) take(ctx context.Context, s *plan.Stage, step *plan.Step, key oci.Digest, st *stack, hit build.Record) (*stack, error) {
 	b.count(func(n *build.Stats) { n.Cached++ })
+	if err := b.imports.adopt(ctx, key, hit); err != nil {
+		return nil, err
+	}
 	created := hit.Created
 	h := oci.History{CreatedBy: step.CreatedBy, Created: &created, EmptyLayer: hit.Empty()}
 	if hit.Empty() {
@@ -294,7 +300,7 @@ func (b *builder) purpose(s *plan.Stage, i int) purpose {
 	return purpose{
 		keys:   []oci.Digest{b.keyOf(s, i)},
 		folder: b.wantsFolder(s, i) || b.target[s] && (b.wantsFiles() || b.req.Shape.Squash),
-		blob:   b.target[s] && b.wantsImage() && !b.req.Shape.Squash,
+		blob:   b.target[s] && (b.wantsImage() && !b.req.Shape.Squash || len(b.req.CacheTo) > 0) || b.exports.max(),
 	}
 }
 

@@ -160,7 +160,7 @@ func (c *Folder) Put(ctx context.Context, src registry.Source) (p registry.Pushe
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
 	if err := c.store(desc, r); err != nil {
-		return p, fmt.Errorf("write cache %s: blob %s: %w", c, desc.Digest, err)
+		return p, fmt.Errorf("write blob %s: %w", desc.Digest, err)
 	}
 	p.Bytes = desc.Size
 	return p, nil

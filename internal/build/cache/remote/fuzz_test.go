@@ -32,8 +32,8 @@ func FuzzDecode(f *testing.F) {
 }
 
 func FuzzDecodeInline(f *testing.F) {
-	f.Add(`[{"key":"sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08","below":0,"layer":true}]`)
-	f.Add(`[{"below":-1},{"below":9}]`)
+	f.Add(`[{"key":"sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08","below":0,"layer":1}]`)
+	f.Add(`[{"below":-1},{"below":9},{"layer":-1}]`)
 	layers := []oci.Descriptor{oci.Describe(oci.MediaTypeLayer, []byte("x"))}
 	f.Fuzz(func(t *testing.T, annotation string) {
 		records, err := decodeInline(annotation, layers, []oci.Digest{layers[0].Digest})

@@ -18,10 +18,10 @@ const InlineAnnotation = ArtifactType
 // InlineStep is one operation of the stages that an image is made of.
 type InlineStep struct {
 	Key oci.Digest `json:"key"`
-	// Below is how many of the image's layers were there before.
+	// Below is how many of the image's layers it stood on: all that were there before, or none.
 	Below int `json:"below"`
-	// Layer says that the operation made the next one.
-	Layer bool `json:"layer,omitempty"`
+	// Layer is which of the image's layers it made, from 1; 0 when it changed nothing.
+	Layer int `json:"layer,omitempty"`
 	// Created is when it ran.
 	Created time.Time `json:"created"`
 }
@@ -44,14 +44,14 @@ func decodeInline(annotation string, layers []oci.Descriptor, diffIDs []oci.Dige
 	states := chains(diffIDs)
 	records := Records{}
 	for _, s := range steps {
-		if s.Below < 0 || s.Below > len(layers) || s.Layer && s.Below == len(layers) || s.Key.Validate() != nil {
+		if s.Below < 0 || s.Below > len(layers) || s.Layer < 0 || s.Layer > len(layers) || s.Key.Validate() != nil {
 			continue
 		}
 		r := build.Record{Below: states[s.Below], Created: s.Created}
-		if s.Layer {
-			layer := layers[s.Below]
+		if s.Layer > 0 {
+			layer := layers[s.Layer-1]
 			layer.Annotations = nil
-			r.Layer, r.DiffID = &layer, diffIDs[s.Below]
+			r.Layer, r.DiffID = &layer, diffIDs[s.Layer-1]
 		}
 		if sound(r) {
 			records[s.Key] = Entry{Record: r, Used: s.Created}

@@ -65,9 +65,10 @@ func TestInline(t *testing.T) {
 	r, c := parse(t, serveRegistry(t)+"/app:v1"), client(t)
 	at := now.Add(time.Second)
 	annotation, err := remote.Inline([]remote.InlineStep{
-		{Key: key("copy"), Below: 1, Layer: true, Created: at},
+		{Key: key("copy"), Below: 1, Layer: 2, Created: at},
+		{Key: key("linked"), Layer: 2, Created: at},
 		{Key: key("nothing"), Below: 2, Created: at},
-		{Key: key("beyond the image"), Below: 2, Layer: true, Created: at},
+		{Key: key("beyond the image"), Below: 2, Layer: 3, Created: at},
 		{Key: key("below nothing"), Below: -1, Created: at},
 		{Key: "no key", Created: at},
 	})
@@ -81,6 +82,7 @@ func TestInline(t *testing.T) {
 	}
 	want := remote.Records{
 		key("copy"):    {Record: build.Record{Below: diffIDs[0], Layer: &layers[1], DiffID: diffIDs[1], Created: at}, Used: at},
+		key("linked"):  {Record: build.Record{Layer: &layers[1], DiffID: diffIDs[1], Created: at}, Used: at},
 		key("nothing"): {Record: build.Record{Below: digest.FromString(diffIDs[0].String() + " " + diffIDs[1].String()), Created: at}, Used: at},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

@@ -1,0 +1,70 @@
+package app
+
+import (
+	"fmt"
+	"path/filepath"
+
+	"slipway/internal/build/cache/remote"
+	"slipway/internal/build/solver"
+	"slipway/internal/errs"
+	"slipway/internal/oci/ref"
+)
+
+// caches are the caches outside this machine that a build reads and writes.
+type caches struct {
+	from   []remote.Place
+	to     []solver.Export
+	inline bool
+}
+
+// caches opens what --cache-from and --cache-to name. What is both read and written is one place.
+func (a *App) caches(r Build) (c caches, err error) {
+	places := map[string]remote.Place{}
+	for _, s := range r.CacheFrom {
+		p, err := a.cachePlace(r, s, places)
+		if err != nil {
+			return c, fmt.Errorf("--cache-from: %w", err)
+		}
+		c.from = append(c.from, p)
+	}
+	for _, s := range r.CacheTo {
+		if s.Type == remote.InImage {
+			c.inline = true
+			continue
+		}
+		p, err := a.cachePlace(r, s, places)
+		if err == nil && p.Ref().Digest() != "" {
+			err = fmt.Errorf("%s: a digest cannot be chosen: %w", s.Ref, errs.Invalid)
+		}
+		if err != nil {
+			return c, fmt.Errorf("--cache-to: %w", err)
+		}
+		c.to = append(c.to, solver.Export{Place: p, Max: s.Max, TTL: s.TTL, IgnoreError: s.IgnoreError})
+	}
+	return c, nil
+}
+
+func (a *App) cachePlace(r Build, s remote.Spec, places map[string]remote.Place) (remote.Place, error) {
+	var p remote.Place
+	if s.Type == remote.InFolder {
+		dir, err := filepath.Abs(s.Dir)
+		if err != nil {
+			return nil, err
+		}
+		p = remote.NewFolder(dir)
+	} else {
+		name, err := ref.Parse(s.Ref)
+		if err != nil {
+			return nil, err
+		}
+		if r.MapRef != nil {
+			name = r.MapRef(name)
+		}
+		p = remote.NewRegistry(a.registry, name)
+	}
+	if same, ok := places[p.String()]; ok {
+		return same, nil
+	}
+	places[p.String()] = p
+	return p, nil
+}
