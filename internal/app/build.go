@@ -56,15 +56,17 @@ type Build struct {
 	// Squash makes one layer of all that the build adds to its base image.
 	Squash bool
 	// Platform is os/arch[/variant], or several of them with commas, which make an index. Default: this machine's.
-	Platform    string
-	NoCache     bool
-	CacheFrom   []remote.Spec
-	CacheTo     []remote.Spec
-	Network     string
-	Hosts       []solver.Host
-	Secrets     []Secret
-	SSH         []Agent
-	Compression layer.Compression
+	Platform string
+	NoCache  bool
+	// NoCacheFilter names stages whose steps all run.
+	NoCacheFilter []string
+	CacheFrom     []remote.Spec
+	CacheTo       []remote.Spec
+	Network       string
+	Hosts         []solver.Host
+	Secrets       []Secret
+	SSH           []Agent
+	Compression   layer.Compression
 	// Epoch is seconds since 1970, "context" for the commit's time, or "none". Default: none.
 	Epoch    string
 	CacheDir string
@@ -158,7 +160,7 @@ func (a *App) buildOne(ctx context.Context, r Build, keep bool) (*build.Image, e
 			BuildPlatform: machine(), Platform: platform,
 		},
 		Context: folder, Sums: hasher, Tags: tags, Push: r.Push, Shape: r.shape(platform), Compression: r.Compression,
-		NoCache: r.NoCache, CacheFrom: caches.from, CacheTo: caches.to, CacheInline: caches.inline, Epoch: epoch, Hosts: r.Hosts, Secrets: secrets, SSH: agents, Limits: r.Limits, Bases: bases, MapRef: r.MapRef, Keep: keep, Outputs: r.Outputs, Events: r.Events,
+		NoCache: r.NoCache, NoCacheFilter: r.NoCacheFilter, CacheFrom: caches.from, CacheTo: caches.to, CacheInline: caches.inline, Epoch: epoch, Hosts: r.Hosts, Secrets: secrets, SSH: agents, Limits: r.Limits, Bases: bases, MapRef: r.MapRef, Keep: keep, Outputs: r.Outputs, Events: r.Events,
 	})
 	return image, errors.Join(err, hasher.Save())
 }

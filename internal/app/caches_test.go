@@ -1,6 +1,7 @@
 package app_test
 
 import (
+	"errors"
 	"io"
 	"maps"
 	"net/http"
@@ -17,6 +18,7 @@ import (
 	"slipway/internal/build/cache/remote"
 	"slipway/internal/build/output"
 	"slipway/internal/config"
+	"slipway/internal/errs"
 	"slipway/internal/oci"
 	"slipway/internal/oci/registry/serve"
 )
@@ -369,5 +371,47 @@ func TestCacheUnreadable(t *testing.T) {
 	f.build(f.machine(), b)
 	if len(warnings) != 1 {
 		t.Errorf("warnings %q with ignore-error, want one", warnings)
+	}
+}
+
+// TestNoCacheFilter runs the steps of some stages anew, and of the others those that then see something else.
+func TestNoCacheFilter(t *testing.T) {
+	f := newCacheFixture(t)
+	a := f.machine()
+	dir := write(t, "Dockerfile", `ARG BASE=scratch
+FROM $BASE AS unstable
+RUN cat /proc/sys/kernel/random/uuid >/id
+FROM $BASE AS steady
+RUN echo steady >/out
+FROM unstable AS on-top
+RUN echo more >>/id
+FROM $BASE
+COPY --from=steady /out /out
+COPY --from=on-top /id /id
+RUN test -s /id
+`)
+	build := func(filter ...string) *build.Image {
+		return f.build(a, app.Build{Context: dir, NoCacheFilter: filter})
+	}
+	first := build()
+	if again := build(); again.Manifest.Digest != first.Manifest.Digest {
+		t.Fatal("a rebuild gave another image")
+	}
+	steady := build("steady")
+	if steady.Manifest.Digest != first.Manifest.Digest {
+		t.Error("a stage that leaves the same files changed the image")
+	}
+	wantCached(t, steady, steady.Stats.Steps-2) // its RUN; and the COPY, which is answered by what it reads
+	if steady.Stats.LayersPacked > 0 {
+		t.Errorf("%d layers were packed", steady.Stats.LayersPacked)
+	}
+	for _, name := range []string{"UNSTABLE", "0"} {
+		if unstable := build(name); unstable.Manifest.Digest == first.Manifest.Digest {
+			t.Errorf("--no-cache-filter %s left the image as it was", name)
+		}
+	}
+	_, err := a.Build(t.Context(), app.Build{Context: dir, Args: f.args(nil), NoCacheFilter: []string{"stable"}})
+	if !errors.Is(err, errs.Invalid) || !strings.Contains(errs.HintOf(err), "steady") {
+		t.Errorf("an unknown stage: %v, hint %q", err, errs.HintOf(err))
 	}
 }

@@ -209,7 +209,7 @@ func (b *builder) copyFiles(ctx context.Context, op *plan.Copy, why purpose, par
 	if err != nil {
 		return nil, err
 	}
-	alias, hit, err := b.sameContent(ctx, op, src, parent, st)
+	alias, hit, err := b.sameContent(ctx, op, src, parent, st, why)
 	if err != nil {
 		return nil, err
 	}
@@ -298,8 +298,8 @@ func (b *builder) source(ctx context.Context, from plan.Source) (tree.Tree, erro
 // sameContent looks a COPY from another stage up by the content it turned out to read: that stage may have run anew
 // and still have left the same files. It returns the key to remember the result under, "" for the context, whose
 // content is in the operation's own key.
-func (b *builder) sameContent(ctx context.Context, op *plan.Copy, src tree.Tree, parent oci.Digest, st *stack) (oci.Digest, *build.Record, error) {
-	if b.req.NoCache || op.From.Kind == plan.FromContext || len(sources(op)) == 0 {
+func (b *builder) sameContent(ctx context.Context, op *plan.Copy, src tree.Tree, parent oci.Digest, st *stack, why purpose) (oci.Digest, *build.Record, error) {
+	if why.fresh || op.From.Kind == plan.FromContext || len(sources(op)) == 0 {
 		return "", nil, nil
 	}
 	content, err := contentKey(src, sources(op), tree.Plain{})

@@ -325,7 +325,7 @@ func (b *builder) shown(op *plan.Run) ([]string, error) {
 // runShown runs a RUN, unless an equal one ran on what it mounts.
 func (b *builder) runShown(ctx context.Context, ev *step, s *plan.Stage, i int, op *plan.Run, st *stack) (*rung, error) {
 	why := b.purpose(s, i)
-	alias, hit, err := b.sameShown(ctx, op, oci.FormatPlatform(s.Platform), b.parentOf(s, i), st)
+	alias, hit, err := b.sameShown(ctx, op, oci.FormatPlatform(s.Platform), b.parentOf(s, i), st, why)
 	if err != nil {
 		return nil, err
 	}
@@ -341,9 +341,9 @@ func (b *builder) runShown(ctx context.Context, ev *step, s *plan.Stage, i int, 
 
 // sameShown looks a RUN up by what the stages that it mounts turned out to hold: they may have run anew and still have
 // left the same files. It returns the key to remember the result under besides the RUN's own, "" when there is none.
-func (b *builder) sameShown(ctx context.Context, op *plan.Run, platform string, parent oci.Digest, st *stack) (oci.Digest, *build.Record, error) {
+func (b *builder) sameShown(ctx context.Context, op *plan.Run, platform string, parent oci.Digest, st *stack, why purpose) (oci.Digest, *build.Record, error) {
 	keys, err := b.shown(op)
-	if err != nil || b.req.NoCache {
+	if err != nil || why.fresh {
 		return "", nil, err
 	}
 	again := false

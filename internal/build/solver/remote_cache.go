@@ -208,9 +208,6 @@ func (m *imports) adopt(ctx context.Context, key oci.Digest, r build.Record) err
 // caches outside may know a way of their own: what two machines made of one key can differ, and the records above fit
 // only what they were made on. The longer way is taken.
 func (b *builder) answered(ctx context.Context, s *plan.Stage, start probe) (*probe, error) {
-	if b.req.NoCache {
-		return &start, nil
-	}
 	p, err := b.way(ctx, s, start, b.local, b.imports.find)
 	if err != nil || p.full || len(b.imports.places) == 0 {
 		return p, err
@@ -227,6 +224,9 @@ func (b *builder) way(ctx context.Context, s *plan.Stage, p probe, looks ...look
 	for i, st := range s.Steps {
 		if st.Op == nil {
 			continue
+		}
+		if !b.mayAnswer(s, st.Op) {
+			return &p, nil
 		}
 		r, err := firstAnswer(ctx, b.keyOf(s, i), identityUnder(st.Op, p.chain), looks)
 		if errors.Is(err, errs.NotFound) {

@@ -92,6 +92,8 @@ type Request struct {
 	Compression layer.Compression
 	// NoCache runs every step.
 	NoCache bool
+	// NoCacheFilter names stages whose steps all run.
+	NoCacheFilter []string
 	// CacheFrom are caches outside this machine that are asked after its own.
 	CacheFrom []remote.Place
 	// CacheTo are caches outside this machine that the build's results go to.
@@ -144,6 +146,7 @@ type builder struct {
 
 	images   once[string, *baseImage]
 	keys     map[*plan.Stage][]oci.Digest // of the states: below the first step, and after each
+	fresh    map[int]bool                 // stages whose steps all run, by their places in the file
 	linked   map[*plan.Step]oci.Digest    // of the operations that do not depend on the state below
 	probed   map[*plan.Stage]*probe
 	stages   once[*plan.Stage, *stack]
@@ -219,6 +222,9 @@ func (b *builder) build(ctx context.Context) (*build.Image, error) {
 		return nil, err
 	}
 	if err := b.checkInline(); err != nil {
+		return nil, err
+	}
+	if err := b.freshStages(); err != nil {
 		return nil, err
 	}
 	b.imports.begin()

@@ -60,9 +60,6 @@ func (b *builder) probe(ctx context.Context, s *plan.Stage) (*probe, error) {
 
 // lookup asks the caches for what an operation left on a state.
 func (b *builder) lookup(ctx context.Context, key, below oci.Digest) (build.Record, error) {
-	if b.req.NoCache {
-		return build.Record{}, errs.NotFound
-	}
 	return firstAnswer(ctx, key, below, []lookup{b.local, b.imports.find})
 }
 
@@ -180,7 +177,7 @@ func (b *builder) step(ctx context.Context, s *plan.Stage, i int, st *stack, hit
 	step, key := s.Steps[i], b.keyOf(s, i)
 	name := stepName(s, step.Number, step.Text)
 	b.count(func(n *build.Stats) { n.Steps++ })
-	if hit == nil {
+	if hit == nil && b.mayAnswer(s, step.Op) {
 		var err error
 		if hit, err = b.late(ctx, key, under(step.Op, st)); err != nil {
 			return nil, err
@@ -217,9 +214,6 @@ func (b *builder) await(ctx context.Context, step *plan.Step) error {
 // late looks an operation up whose state below was not known when the stage was probed. Packing is waited for only
 // when there is a record to compare with.
 func (b *builder) late(ctx context.Context, key oci.Digest, st *stack) (*build.Record, error) {
-	if b.req.NoCache {
-		return nil, nil
-	}
 	if _, err := b.Cache.Lookup(ctx, key); err != nil {
 		if !errors.Is(err, errs.NotFound) {
 			return nil, err
@@ -292,6 +286,7 @@ func (b *builder) run(ctx context.Context, ev *step, s *plan.Stage, i int, st *s
 // purpose is what a new layer is for, which decides the forms it is made in, and the keys it is remembered under.
 type purpose struct {
 	keys   []oci.Digest
+	fresh  bool // it is made whatever a cache knows
 	folder bool // somebody will read its files
 	blob   bool // the image will have it
 }
@@ -299,6 +294,7 @@ type purpose struct {
 func (b *builder) purpose(s *plan.Stage, i int) purpose {
 	return purpose{
 		keys:   []oci.Digest{b.keyOf(s, i)},
+		fresh:  b.runsFresh(s),
 		folder: b.wantsFolder(s, i) || b.target[s] && (b.wantsFiles() || b.req.Shape.Squash),
 		blob:   b.target[s] && (b.wantsImage() && !b.req.Shape.Squash || len(b.req.CacheTo) > 0) || b.exports.max(),
 	}
