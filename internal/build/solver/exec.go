@@ -58,7 +58,7 @@ func (b *builder) runProcess(ctx context.Context, ev *step, op *plan.Run, why pu
 		return nil, b.req.Limits.memoryError()
 	}
 	if result.ExitCode != 0 {
-		return nil, &build.StepError{Code: result.ExitCode, Tail: end.lines}
+		return nil, hintFull(&build.StepError{Code: result.ExitCode, Tail: end.lines}, draft.Dir())
 	}
 	return b.keepDraft(ctx, draft, why, st)
 }
@@ -76,13 +76,6 @@ func (b *builder) spec(op *plan.Run, draft snapshot.Draft, dirs []string) (*sand
 	}
 	lower := slices.Clone(dirs)
 	slices.Reverse(lower)
-	if len(lower) == 0 { // FROM scratch: an overlay needs a folder below
-		empty, err := b.begin(b.group.ctx)
-		if err != nil {
-			return nil, err
-		}
-		lower = []string{empty.Dir()}
-	}
 	spec := &sandbox.Spec{
 		Lower: lower, Stub: b.Stub, Upper: draft.Dir(), Work: draft.Work(),
 		Args: op.Args, Env: env, Cwd: op.Dir,

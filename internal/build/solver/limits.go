@@ -147,6 +147,17 @@ func freeBytes(dir string) (int64, error) {
 	return int64(st.Bfree) * st.Bsize, err
 }
 
+// noRoom is so little free space that a process which failed may well have failed of that.
+const noRoom = 1 << 20
+
+// hintFull adds to a process's failure that it had no room left in dir.
+func hintFull(err error, dir string) error {
+	if free, lost := freeBytes(dir); lost == nil && free < noRoom {
+		return errs.Hint(err, "the file system of "+dir+" is full: free some space there")
+	}
+	return err
+}
+
 // diskUsage sums the blocks below dir, a file with several names once.
 func diskUsage(dir string) (int64, error) {
 	var n int64

@@ -154,6 +154,9 @@ func (b *builder) pack(ctx context.Context, r *rung, draft snapshot.Draft, files
 	b.group.Go(func() (err error) {
 		defer func() { err = errors.Join(err, w.Close()) }()
 		p, err := b.compress(b.group.ctx, w, files)
+		if why.step != nil {
+			err = b.at(why.step, err)
+		}
 		r.blob.set(p, err)
 		r.id.set(p.diffID, err)
 		if err != nil {

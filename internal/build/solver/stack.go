@@ -195,7 +195,11 @@ func (b *builder) unpackLayer(ctx context.Context, r *rung, p packed, stackID oc
 	id, err := b.unpackBlob(ctx, st, r, p, stackID, under)
 	st.end("", err)
 	if err != nil {
-		return "", fmt.Errorf("unpack layer %s: %w", p.desc.Digest, err)
+		of := p.desc.Digest.String()
+		if r.base != nil {
+			of += " of " + r.base.ref.Familiar()
+		}
+		return "", fmt.Errorf("unpack layer %s: %w", of, err)
 	}
 	return id, b.hold(ctx, id)
 }

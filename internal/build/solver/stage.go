@@ -285,6 +285,7 @@ func (b *builder) run(ctx context.Context, ev *step, s *plan.Stage, i int, st *s
 
 // purpose is what a new layer is for, which decides the forms it is made in, and the keys it is remembered under.
 type purpose struct {
+	step   *plan.Step // that it is of; nil when it is of several
 	keys   []oci.Digest
 	fresh  bool // it is made whatever a cache knows
 	folder bool // somebody will read its files
@@ -293,6 +294,7 @@ type purpose struct {
 
 func (b *builder) purpose(s *plan.Stage, i int) purpose {
 	return purpose{
+		step:   s.Steps[i],
 		keys:   []oci.Digest{b.keyOf(s, i)},
 		fresh:  b.runsFresh(s),
 		folder: b.wantsFolder(s, i) || b.target[s] && (b.wantsFiles() || b.req.Shape.Squash),
