@@ -93,7 +93,7 @@ func (a *App) Build(ctx context.Context, r Build) (_ *build.Image, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, end(err != nil, r.Events)) }()
+	defer func() { err = a.hintFull(errors.Join(err, end(err != nil, r.Events))) }()
 	if platforms := strings.Split(r.Platform, ","); len(platforms) > 1 {
 		return a.buildIndex(ctx, r, platforms)
 	}

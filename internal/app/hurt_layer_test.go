@@ -152,7 +152,7 @@ func TestHostileBase(t *testing.T) {
 	}{
 		{
 			name: "name leads out", image: hostileImage{layers: [][]byte{tarOf(t, regular(up+outside+"/made"))}},
-			want: `unpack layer LAYER: apply layer: "UPOUTSIDE/made": "UPOUTSIDE/made" leads out of the layer`, kind: errs.Corrupt,
+			want: `unpack layer LAYER of IMAGE: apply layer: "UPOUTSIDE/made": "UPOUTSIDE/made" leads out of the layer`, kind: errs.Corrupt,
 		},
 		{name: "absolute name", image: hostileImage{layers: [][]byte{tarOf(t, regular(outside+"/made"))}}, run: "[ -f " + outside + "/made ]"},
 		{
@@ -177,15 +177,15 @@ func TestHostileBase(t *testing.T) {
 		},
 		{
 			name: "hard link that leads out", image: hostileImage{layers: [][]byte{tarOf(t, hardlink("stolen", up+victim))}},
-			want: `unpack layer LAYER: apply layer: "stolen": hard link: "UPOUTSIDE/victim" leads out of the layer`, kind: errs.Corrupt,
+			want: `unpack layer LAYER of IMAGE: apply layer: "stolen": hard link: "UPOUTSIDE/victim" leads out of the layer`, kind: errs.Corrupt,
 		},
 		{
 			name: "hard link to the host", image: hostileImage{layers: [][]byte{tarOf(t, hardlink("stolen", victim))}},
-			want: `unpack layer LAYER: apply layer: "stolen": hard link to INSIDE/victim: lstat INSIDE/victim: not found`, kind: errs.NotFound,
+			want: `unpack layer LAYER of IMAGE: apply layer: "stolen": hard link to INSIDE/victim: lstat INSIDE/victim: not found`, kind: errs.NotFound,
 		},
 		{
 			name: "hard link through a link", image: hostileImage{layers: [][]byte{tarOf(t, symlink("root", "/"), hardlink("stolen", "root"+victim))}},
-			want: `unpack layer LAYER: apply layer: "stolen": hard link to rootOUTSIDE/victim: lstat rootOUTSIDE/victim: not found`, kind: errs.NotFound,
+			want: `unpack layer LAYER of IMAGE: apply layer: "stolen": hard link to rootOUTSIDE/victim: lstat rootOUTSIDE/victim: not found`, kind: errs.NotFound,
 		},
 		{
 			name:  "hard link to the layer below",
@@ -194,11 +194,11 @@ func TestHostileBase(t *testing.T) {
 		},
 		{
 			name: "whiteout of the folder above", image: hostileImage{layers: [][]byte{tarOf(t, regular("a/.wh..."))}},
-			want: `unpack layer LAYER: apply layer: "a/.wh...": whiteout of no name`, kind: errs.Corrupt,
+			want: `unpack layer LAYER of IMAGE: apply layer: "a/.wh...": whiteout of no name`, kind: errs.Corrupt,
 		},
 		{
 			name: "whiteout of nothing", image: hostileImage{layers: [][]byte{tarOf(t, regular("a/.wh."))}},
-			want: `unpack layer LAYER: apply layer: "a/.wh.": whiteout of no name`, kind: errs.Corrupt,
+			want: `unpack layer LAYER of IMAGE: apply layer: "a/.wh.": whiteout of no name`, kind: errs.Corrupt,
 		},
 		{
 			name: "whiteout through a link", image: hostileImage{layers: [][]byte{tarOf(t, symlink("evil", outside), regular("evil/.wh.victim"))}},
@@ -218,7 +218,7 @@ func TestHostileBase(t *testing.T) {
 		},
 		{
 			name: "hole of four exabytes", image: hostileImage{layers: [][]byte{sparse("hole", 1<<62)}},
-			want: `unpack layer LAYER: apply layer: "hole": content is more than 1099511627776 bytes`, kind: errs.Limit,
+			want: `unpack layer LAYER of IMAGE: apply layer: "hole": content is more than 1099511627776 bytes`, kind: errs.Limit,
 		},
 		{
 			name: "more digests than layers",
@@ -240,17 +240,17 @@ func TestHostileBase(t *testing.T) {
 		{
 			name:  "layer with another diff id",
 			image: hostileImage{edit: func(_ *oci.Manifest, c *oci.Image) { c.RootFS.DiffIDs[0] = digest.FromString("x") }},
-			want:  "unpack layer LAYER: the content is LAYER, the config says OTHER: corrupt", kind: errs.Corrupt,
+			want:  "unpack layer LAYER of IMAGE: the content is LAYER, the config says OTHER: corrupt", kind: errs.Corrupt,
 		},
 		{
 			name:  "layer that is no tar",
 			image: hostileImage{layers: [][]byte{bytes.Repeat([]byte("no tar "), 1000)}},
-			want:  "unpack layer LAYER: apply layer: archive/tar: invalid tar header", kind: errs.Corrupt,
+			want:  "unpack layer LAYER of IMAGE: apply layer: archive/tar: invalid tar header", kind: errs.Corrupt,
 		},
 		{
 			name:  "layer that ends early",
 			image: hostileImage{layers: [][]byte{tarOf(t, regular(strings.Repeat("long", 20)))[:550]}},
-			want:  `unpack layer LAYER: apply layer: "longlonglonglonglonglonglonglonglonglonglonglonglonglonglonglonglonglonglonglong": content ends after 38 of 80 bytes: unexpected EOF`, kind: errs.Corrupt,
+			want:  `unpack layer LAYER of IMAGE: apply layer: "longlonglonglonglonglonglonglonglonglonglonglonglonglonglonglonglonglonglonglong": content ends after 38 of 80 bytes: unexpected EOF`, kind: errs.Corrupt,
 		},
 		{
 			name:  "config that is no digest",

@@ -28,7 +28,7 @@ func (a *App) StartImage(ctx context.Context, s StartImage) (_ int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	defer func() { err = errors.Join(err, end(err != nil, s.Events)) }()
+	defer func() { err = a.hintFull(errors.Join(err, end(err != nil, s.Events))) }()
 	return a.solver.Start(ctx, solver.Start{
 		Image: s.Image, Platform: machine(), Args: s.Args, Env: s.Env, Network: s.Network, Limits: s.Limits,
 		Stdin: s.Stdin, Stdout: s.Stdout, Stderr: s.Stderr, Events: s.Events,
