@@ -5,10 +5,12 @@ import (
 	"os"
 
 	"slipway/internal/cli"
+	"slipway/internal/isolation"
 	"slipway/internal/sandbox"
 )
 
 func main() {
 	sandbox.Init() // a sandbox's init is this program: it must not do anything else first
+	isolation.Init()
 	os.Exit(cli.Main())
 }

@@ -16,6 +16,7 @@ import (
 	"slipway/internal/build/mount"
 	"slipway/internal/build/solver"
 	"slipway/internal/config"
+	"slipway/internal/isolation"
 	"slipway/internal/oci/blob/dir"
 	"slipway/internal/oci/registry"
 	"slipway/internal/sandbox"
@@ -32,6 +33,8 @@ type Options struct {
 	Getenv func(string) string
 	// Now is the clock.
 	Now func() time.Time
+	// Isolation is where this process is, see isolation.Enter. Default: where it can make namespaces itself.
+	Isolation isolation.Place
 	// Logger hears what is not an event of a build. Default: nothing is logged.
 	Logger *slog.Logger
 }
@@ -59,10 +62,10 @@ func Open(opts Options) (*App, error) {
 	if a.blobs, err = dir.Open(filepath.Join(opts.Home, "content"), dir.Options{Logger: opts.Logger}); err != nil {
 		return nil, err
 	}
-	if a.snapshots, err = overlay.Open(filepath.Join(opts.Home, "snapshots"), overlay.Options{Logger: opts.Logger}); err != nil {
+	if a.snapshots, err = overlay.Open(filepath.Join(opts.Home, "snapshots"+opts.Isolation.State), overlay.Options{Logger: opts.Logger}); err != nil {
 		return nil, err
 	}
-	if a.cache, err = cache.Open(filepath.Join(opts.Home, "cache")); err != nil {
+	if a.cache, err = cache.Open(filepath.Join(opts.Home, "cache"+opts.Isolation.State)); err != nil {
 		return nil, err
 	}
 	stub := filepath.Join(opts.Home, "stub")
@@ -76,7 +79,7 @@ func Open(opts Options) (*App, error) {
 	})
 	a.solver = solver.New(solver.Options{
 		Blobs: a.blobs, Snapshots: a.snapshots, Cache: a.cache, Registry: a.registry,
-		Mounts: mount.Open(filepath.Join(opts.Home, "mounts")), Stub: stub, Lock: locks(filepath.Join(opts.Home, "locks")).lock, Now: opts.Now, Logger: opts.Logger,
+		Mounts: mount.Open(filepath.Join(opts.Home, "mounts"+opts.Isolation.State)), Stub: stub, Lock: locks(filepath.Join(opts.Home, "locks")).lock, Now: opts.Now, Logger: opts.Logger,
 	})
 	return a, nil
 }

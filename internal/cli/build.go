@@ -31,6 +31,7 @@ import (
 type buildFlags struct {
 	app.Build
 	words       config.Words
+	isolate     isolateFlag
 	mode        progress.Mode
 	args        []string
 	labels      []string
@@ -106,6 +107,7 @@ func (f *buildFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&f.iidFile, "iidfile", "", "write the digest of the image's config to `PATH`")
 	flags.StringVar(&f.metadata, "metadata-file", "", "write what was built to `PATH` as JSON, with buildx's keys")
 	flags.StringVar(&f.trace, "trace", "", "write where the time went to `PATH`, in the format of Chrome's trace viewer")
+	f.isolate.register(flags)
 	registryFlags(flags, &f.words)
 	progressFlag(flags, &f.mode)
 }
@@ -114,7 +116,11 @@ func runBuild(ctx context.Context, e env, f *buildFlags) (err error) {
 	if err := f.parse(e); err != nil {
 		return err
 	}
-	a, err := openApp(e, f.words)
+	place, err := f.isolate.enter(ctx, e)
+	if err != nil {
+		return err
+	}
+	a, err := openApp(e, f.words, place.apply)
 	if err != nil {
 		return err
 	}
@@ -122,6 +128,7 @@ func runBuild(ctx context.Context, e env, f *buildFlags) (err error) {
 	if err != nil {
 		return err
 	}
+	place.tell(show.Event, e.now())
 	f.Events = show.Event
 	trace := &progress.Trace{}
 	if f.trace != "" {
@@ -289,7 +296,7 @@ func parseCompression(s string) (layer.Compression, error) {
 }
 
 // openApp opens slipway on this user's state.
-func openApp(e env, words config.Words) (*app.App, error) {
+func openApp(e env, words config.Words, adjust ...func(*app.Options)) (*app.App, error) {
 	settings, err := e.settings(words)
 	if err != nil {
 		return nil, err
@@ -298,7 +305,11 @@ func openApp(e env, words config.Words) (*app.App, error) {
 	if err != nil {
 		return nil, err
 	}
-	return app.Open(app.Options{Home: home, Config: settings, Getenv: e.getenv, Now: e.now})
+	opts := app.Options{Home: home, Config: settings, Getenv: e.getenv, Now: e.now}
+	for _, f := range adjust {
+		f(&opts)
+	}
+	return app.Open(opts)
 }
 
 // writeFiles leaves the digests where the flags say.

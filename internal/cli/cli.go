@@ -18,6 +18,7 @@ import (
 	"syscall"
 
 	"slipway/internal/errs"
+	"slipway/internal/isolation"
 )
 
 // Main runs the command line of this process and returns the status to exit with.
@@ -34,6 +35,9 @@ func run(ctx context.Context, e env, args []string) int {
 	if err == nil {
 		root.SetArgs(append([]string{}, args...)) // cobra takes nil for "the process's own"
 		err = root.ExecuteContext(ctx)
+	}
+	if done, ok := errors.AsType[*isolation.Exited](err); ok {
+		return done.Code // it has told the user what there was to tell
 	}
 	if err != nil && errors.Is(context.Cause(ctx), errs.Canceled) {
 		err = errInterrupted

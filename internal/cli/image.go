@@ -30,9 +30,10 @@ func newImage(e env) *cobra.Command {
 
 func newImageRun(e env) *cobra.Command {
 	var (
-		s     app.StartImage
-		words config.Words
-		mode  progress.Mode
+		s       app.StartImage
+		words   config.Words
+		mode    progress.Mode
+		isolate isolateFlag
 	)
 	cmd := &cobra.Command{
 		Use:   "run [flags] IMAGE [COMMAND…]",
@@ -47,7 +48,11 @@ The image is fetched from its registry; layers that this machine has are not.`,
 		Args: arguments("IMAGE", "[COMMAND…]"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s.Image, s.Args = args[0], args[1:]
-			a, err := openApp(e, words)
+			place, err := isolate.enter(cmd.Context(), e)
+			if err != nil {
+				return err
+			}
+			a, err := openApp(e, words, place.apply)
 			if err != nil {
 				return err
 			}
@@ -55,6 +60,7 @@ The image is fetched from its registry; layers that this machine has are not.`,
 			if err != nil {
 				return err
 			}
+			place.tell(show.Event, e.now())
 			s.Stdin, s.Stdout, s.Stderr, s.Events = e.stdin, e.stdout, e.stderr, show.Event
 			code, err := a.StartImage(cmd.Context(), s)
 			if err := errors.Join(err, show.Close()); err != nil {
@@ -70,6 +76,7 @@ The image is fetched from its registry; layers that this machine has are not.`,
 	flags.SetInterspersed(false) // what follows the image is the command's
 	flags.StringArrayVar(&s.Env, "env", nil, "set `K=V` in the command's environment")
 	flags.StringVar(&s.Network, "network", "host", "network of the command: `host|none`")
+	isolate.register(flags)
 	registryFlags(flags, &words)
 	progressFlag(flags, &mode)
 	return cmd

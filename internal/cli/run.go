@@ -23,12 +23,13 @@ import (
 // runFlags are the flags of `slipway run` as typed.
 type runFlags struct {
 	app.Run
-	words  config.Words
-	mode   progress.Mode
-	output format
-	set    []string
-	env    []string
-	dryRun bool
+	words   config.Words
+	isolate isolateFlag
+	mode    progress.Mode
+	output  format
+	set     []string
+	env     []string
+	dryRun  bool
 }
 
 func newRun(e env) *cobra.Command {
@@ -66,6 +67,7 @@ func (f *runFlags) register(flags *pflag.FlagSet) {
 	flags.BoolVar(&f.dryRun, "dry-run", false, "print the resolved pipeline, with the origin of every value, and stop")
 	flags.StringArrayVar(&f.words.MapRegistry, "map-registry", nil, "use another registry for a host: `HOST=HOST[/PREFIX]`; repeatable")
 	flags.StringArrayVar(&f.words.MapNAS, "map-nas", nil, "use a folder of this machine for a network folder: `SERVER:/PATH=DIR`; repeatable")
+	f.isolate.register(flags)
 	registryFlags(flags, &f.words)
 	progressFlag(flags, &f.mode)
 	outputFlag(flags, &f.output)
@@ -82,6 +84,12 @@ func runPipeline(ctx context.Context, e env, f *runFlags) (err error) {
 	if err != nil {
 		return err
 	}
+	place := place{}
+	if !f.dryRun {
+		if place, err = f.isolate.enter(ctx, e); err != nil {
+			return err
+		}
+	}
 	p, err := app.Prepare(ctx, home, e.now(), f.Run)
 	if err != nil {
 		return e.tellMistakes(err)
@@ -95,7 +103,7 @@ func runPipeline(ctx context.Context, e env, f *runFlags) (err error) {
 		tell(e.stderr, "warning", fmt.Sprintf("files that are not committed (%d) are not seen: the run takes commit %s as it is",
 			p.Repository.Changes, p.Repository.Commit().Short()))
 	}
-	a, err := openApp(e, f.words)
+	a, err := openApp(e, f.words, place.apply)
 	if err != nil {
 		return err
 	}
@@ -103,6 +111,7 @@ func runPipeline(ctx context.Context, e env, f *runFlags) (err error) {
 	if err != nil {
 		return err
 	}
+	place.tell(show.Event, e.now())
 	run, err := a.Run(ctx, p, narrate(show, f.mode))
 	err = errors.Join(err, show.Close())
 	if run == nil {

@@ -3,6 +3,7 @@ package sandbox
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -41,7 +42,14 @@ func (s *stage) mountDev(insecure bool) error {
 
 func (s *stage) bindDevice(d device) error {
 	node, place := s.at("nodes/"+d.name), s.at("dev/"+d.name)
-	if err := unix.Mknod(node, unix.S_IFCHR|0o666, int(unix.Mkdev(d.major, d.minor))); err != nil {
+	err := unix.Mknod(node, unix.S_IFCHR|0o666, int(unix.Mkdev(d.major, d.minor)))
+	if errors.Is(err, unix.EPERM) && inUserNamespace() {
+		// Nobody in the namespace owns the machine's node, so that only its driver can be reached through it.
+		if err = unix.Mknod(node, unix.S_IFREG|0o666, 0); err == nil {
+			err = unix.Mount("/dev/"+d.name, node, "", unix.MS_BIND, "")
+		}
+	}
+	if err != nil {
 		return err
 	}
 	if err := unix.Mknod(place, unix.S_IFREG|0o666, 0); err != nil {
@@ -65,6 +73,9 @@ func (s *stage) mountInDev() error {
 			return fmt.Errorf("make /dev/%s: %w", m.name, err)
 		}
 		err := unix.Mount(m.fstype, s.at("dev/"+m.name), m.fstype, m.flags, m.options)
+		if errors.Is(err, unix.EINVAL) && m.fstype == "devpts" { // a user namespace without group 5
+			err = unix.Mount(m.fstype, s.at("dev/"+m.name), m.fstype, m.flags, strings.TrimSuffix(m.options, ",gid=5"))
+		}
 		if errors.Is(err, unix.ENODEV) && m.fstype == "mqueue" {
 			continue // a kernel without message queues
 		}

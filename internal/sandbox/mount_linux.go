@@ -57,6 +57,10 @@ func (r *rootfs) mount(m *Mount, i int) error {
 	return kind(err)
 }
 
+// keptFlags are those that a bind mount has from its source; a user namespace may not take them away. statfs and mount use
+// the same bits.
+const keptFlags = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NOEXEC | unix.MS_NOATIME | unix.MS_NODIRATIME | unix.MS_RELATIME
+
 // bind mounts source at here with flags, keeping the restrictions that the mount of source has.
 func bind(source int, here string, flags uintptr) error {
 	var st unix.Statfs_t
@@ -66,8 +70,7 @@ func bind(source int, here string, flags uintptr) error {
 	if err := unix.Mount(fdPath(source), here, "", unix.MS_BIND, ""); err != nil {
 		return err
 	}
-	const kept = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NOEXEC | unix.MS_NOATIME | unix.MS_NODIRATIME | unix.MS_RELATIME
-	flags |= uintptr(st.Flags) & kept // statfs and mount use the same bits
+	flags |= uintptr(st.Flags) & keptFlags
 	return unix.Mount("", here, "", unix.MS_REMOUNT|unix.MS_BIND|flags, "")
 }
 

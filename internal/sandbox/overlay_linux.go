@@ -81,7 +81,12 @@ func (d overlayDirs) options() (string, error) {
 	for i, fd := range d.lower {
 		names[i] = strconv.Itoa(fd)
 	}
-	options := "lowerdir=" + strings.Join(names, ":") + ",index=off,metacopy=off,redirect_dir=nofollow"
+	options := "lowerdir=" + strings.Join(names, ":") + ",index=off"
+	if inUserNamespace() {
+		options += ",userxattr" // which excludes the others
+	} else {
+		options += ",metacopy=off,redirect_dir=nofollow"
+	}
 	if d.upper >= 0 {
 		options += fmt.Sprintf(",upperdir=%d,workdir=%d", d.upper, d.work)
 	}

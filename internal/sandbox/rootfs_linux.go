@@ -108,7 +108,12 @@ func (r *rootfs) bindRoot() error {
 	if r.spec.Insecure {
 		return nil
 	}
-	if err := unix.Mount("", r.at("root"), "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_NODEV, ""); err != nil {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(r.upper, &st); err != nil {
+		return fmt.Errorf("mount root: %w", err)
+	}
+	flags := unix.MS_BIND | unix.MS_REMOUNT | unix.MS_NODEV | uintptr(st.Flags)&keptFlags
+	if err := unix.Mount("", r.at("root"), "", flags, ""); err != nil {
 		return fmt.Errorf("mount root: %w", kind(err))
 	}
 	return nil

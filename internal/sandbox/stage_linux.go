@@ -50,6 +50,10 @@ func newStage(insecure bool) (*stage, error) {
 	}
 	unix.Umask(0)
 	s := &stage{}
+	sys, err := s.cloneSys()
+	if err != nil {
+		return nil, fmt.Errorf("mount /sys: %w", kind(err))
+	}
 	if err := s.mountScratch(); err != nil {
 		return nil, fmt.Errorf("mount scratch tmpfs: %w", kind(err))
 	}
@@ -60,7 +64,7 @@ func newStage(insecure bool) (*stage, error) {
 	if insecure {
 		flags = kernelFlags
 	}
-	if err := unix.Mount("sysfs", s.at("sys"), "sysfs", flags, ""); err != nil {
+	if err := s.mountSys(sys, flags); err != nil {
 		return nil, fmt.Errorf("mount /sys: %w", kind(err))
 	}
 	if err := s.mountDev(insecure); err != nil {
@@ -70,6 +74,34 @@ func newStage(insecure bool) (*stage, error) {
 		return s, nil
 	}
 	return s, s.restrict()
+}
+
+// cloneSys returns a copy of the machine's mounts at /sys, to be used where a user namespace may not make a new sysfs:
+// that shows the devices of a network, here the machine's. -1 where no copy is needed.
+func (s *stage) cloneSys() (int, error) {
+	if !inUserNamespace() {
+		return -1, nil
+	}
+	return s.hold(unix.OpenTree(unix.AT_FDCWD, "/sys", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE))
+}
+
+// mountSys mounts a new sysfs, or the copy of the machine's, in which nothing can be changed at any depth.
+func (s *stage) mountSys(clone int, flags uintptr) error {
+	err := unix.Mount("sysfs", s.at("sys"), "sysfs", flags, "")
+	if clone < 0 || !errors.Is(err, unix.EPERM) {
+		return err
+	}
+	attr := unix.MountAttr{
+		Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC,
+	}
+	if err := unix.MountSetattr(clone, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &attr); err != nil {
+		return err
+	}
+	if err := unix.MoveMount(clone, "", s.scratch, "sys", unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return err
+	}
+	// The machine's cgroups are not for the command, not even those that belong to the user.
+	return unix.Mount("tmpfs", s.at("sys/fs/cgroup"), "tmpfs", kernelFlags|unix.MS_RDONLY, "size=4k,mode=0555")
 }
 
 // mountScratch mounts the tmpfs over /sys, a folder that every machine has and in which nothing is looked up any more:

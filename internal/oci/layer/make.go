@@ -52,8 +52,9 @@ func mknod(t *task, kind uint32, dev uint64) error {
 // named sets by name what attributes sets by descriptor, for files that cannot be opened.
 func (c *crew) named(t *task) error {
 	e := t.entry
-	if err := unix.Fchownat(t.dir.fd, t.name, e.UID, e.GID, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return fmt.Errorf("change owner to %d:%d: %w", e.UID, e.GID, err)
+	err := own(e, func(uid, gid int) error { return unix.Fchownat(t.dir.fd, t.name, uid, gid, unix.AT_SYMLINK_NOFOLLOW) })
+	if err != nil {
+		return err
 	}
 	if e.Mode.Type() != fs.ModeSymlink {
 		if err := unix.Fchmodat(t.dir.fd, t.name, unixMode(e.Mode)&^modeType, 0); err != nil {
@@ -146,8 +147,8 @@ func full(err error) error {
 // attributes sets what a new file has besides its content. The order matters: changing the owner clears setuid and
 // capabilities, and everything changes the time.
 func (c *crew) attributes(fd int, e *Entry) error {
-	if err := unix.Fchown(fd, e.UID, e.GID); err != nil {
-		return fmt.Errorf("change owner to %d:%d: %w", e.UID, e.GID, err)
+	if err := own(e, func(uid, gid int) error { return unix.Fchown(fd, uid, gid) }); err != nil {
+		return err
 	}
 	if err := unix.Fchmod(fd, unixMode(e.Mode)&^modeType); err != nil {
 		return fmt.Errorf("change mode to %s: %w", e.Mode, err)
