@@ -35,6 +35,8 @@ type Options struct {
 	Now func() time.Time
 	// Isolation is where this process is, see isolation.Enter. Default: where it can make namespaces itself.
 	Isolation isolation.Place
+	// Tries is how often a request to a registry is made before it has failed. Default: the registry client's.
+	Tries int
 	// Logger hears what is not an event of a build. Default: nothing is logged.
 	Logger *slog.Logger
 }
@@ -76,6 +78,7 @@ func Open(opts Options) (*App, error) {
 		Insecure: opts.Config.InsecureRegistries,
 		Mirrors:  opts.Config.RegistryMirrors,
 		Logger:   opts.Logger,
+		Retry:    registry.Retry{Tries: opts.Tries},
 	})
 	a.solver = solver.New(solver.Options{
 		Blobs: a.blobs, Snapshots: a.snapshots, Cache: a.cache, Registry: a.registry,

@@ -44,13 +44,15 @@ type Build struct {
 	// Stdin gives the Dockerfile when File is "-".
 	Stdin io.Reader
 
-	Tags        []string
-	Push        bool
-	Outputs     []output.Output
-	Target      string
-	Args        map[string]string
-	Labels      map[string]string
-	Annotations []build.Annotation
+	Tags []string
+	Push bool
+	// SkipPushCheck does not ask, before building, whether the push will be allowed.
+	SkipPushCheck bool
+	Outputs       []output.Output
+	Target        string
+	Args          map[string]string
+	Labels        map[string]string
+	Annotations   []build.Annotation
 	// DockerTypes states the image with Docker's media types instead of the OCI's.
 	DockerTypes bool
 	// Squash makes one layer of all that the build adds to its base image.
@@ -159,7 +161,7 @@ func (a *App) buildOne(ctx context.Context, r Build, keep bool) (*build.Image, e
 			Target: r.Target, Args: r.Args, Labels: r.Labels, Network: r.Network, Ignore: ignore,
 			BuildPlatform: machine(), Platform: platform,
 		},
-		Context: folder, Sums: hasher, Tags: tags, Push: r.Push, Shape: r.shape(platform), Compression: r.Compression,
+		Context: folder, Sums: hasher, Tags: tags, Push: r.Push, SkipPushCheck: r.SkipPushCheck, Shape: r.shape(platform), Compression: r.Compression,
 		NoCache: r.NoCache, NoCacheFilter: r.NoCacheFilter, CacheFrom: caches.from, CacheTo: caches.to, CacheInline: caches.inline, Epoch: epoch, Hosts: r.Hosts, Secrets: secrets, SSH: agents, Limits: r.Limits, Bases: bases, MapRef: r.MapRef, Keep: keep, Outputs: r.Outputs, Events: r.Events,
 	})
 	return image, errors.Join(err, hasher.Save())

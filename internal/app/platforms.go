@@ -41,6 +41,7 @@ func (a *App) buildIndex(ctx context.Context, r Build, platforms []string) (*bui
 			one := r
 			one.Platform, one.Outputs, one.Tags, one.untagged = oci.FormatPlatform(p), platformOutputs(r.Outputs, p), nil, repositories(tags)
 			one.Events = platformEvents(r.Events, i, p)
+			one.SkipPushCheck = r.SkipPushCheck || i > 0 // all of them go to the same places
 			index.Platforms[i], err = a.buildOne(gctx, one, len(ofIndex) > 0)
 			return err
 		})
@@ -192,16 +193,5 @@ func (a *App) pushIndex(ctx context.Context, r Build, tags []ref.Ref, index *bui
 	if !r.Push {
 		return nil
 	}
-	for _, t := range tags {
-		if _, err := a.registry.PushManifest(ctx, t, index.Manifest.MediaType, index.Raw); err != nil {
-			return fmt.Errorf("push %s: %w", t.Familiar(), err)
-		}
-		if r.Events != nil {
-			r.Events(build.Event{
-				Kind: build.Result, Time: a.opts.Now(), Digest: index.Manifest.Digest.String(),
-				Text: t.Familiar() + "@" + index.Manifest.Digest.String(),
-			})
-		}
-	}
-	return nil
+	return a.solver.PushTags(ctx, tags, index, r.Events)
 }

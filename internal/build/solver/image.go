@@ -1,7 +1,6 @@
 package solver
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,8 +11,6 @@ import (
 	"slipway/internal/build"
 	"slipway/internal/oci"
 )
-
-func newReader(data []byte) io.Reader { return bytes.NewReader(data) }
 
 // finish puts the image together from the target's stack, writes the outputs and pushes it.
 func (b *builder) finish(ctx context.Context, st *stack) (*build.Image, error) {

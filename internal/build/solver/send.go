@@ -92,7 +92,7 @@ func (s *sender) send(ctx context.Context, r *rung, to remote.Place, before send
 			return err
 		}
 	}
-	pushed, err := to.Put(ctx, s.source(ctx, r, before.repos))
+	pushed, err := to.Put(s.b.noticed(ctx), s.source(ctx, r, before.repos))
 	if err == nil {
 		s.b.counted(pushed)
 	}

@@ -86,6 +86,8 @@ type Request struct {
 	// Tags are where the image goes when Push is set.
 	Tags []ref.Ref
 	Push bool
+	// SkipPushCheck does not ask, before building, whether the push will be allowed.
+	SkipPushCheck bool
 	// Shape says how the image is put together from its layers.
 	Shape Shape
 	// Compression of the layers that this build packs.
@@ -228,6 +230,7 @@ func (b *builder) build(ctx context.Context) (*build.Image, error) {
 		return nil, err
 	}
 	b.imports.begin()
+	b.checkPush()
 	if err := b.plan(ctx); err != nil {
 		return nil, err
 	}

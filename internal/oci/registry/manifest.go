@@ -20,7 +20,7 @@ import (
 )
 
 // PushManifest writes a manifest or index under the reference's tag, or by its digest when the reference has no tag.
-// What it points at must have been pushed. Where the registry does not keep referrers itself, a manifest with a subject
+// What it points at must have been pushed. The error is of kind errs.Exists when the registry lets no tag move. Where the registry does not keep referrers itself, a manifest with a subject
 // is also entered in the subject's referrers tag (distribution-spec §referrers-tag-schema).
 func (c *Client) PushManifest(ctx context.Context, r ref.Ref, mediaType string, data []byte) (oci.Descriptor, error) {
 	return c.pushManifestAs(ctx, r, mediaType, data, nil)
@@ -53,7 +53,7 @@ func (c *Client) ReplaceManifest(ctx context.Context, r ref.Ref, mediaType strin
 func (c *Client) pushManifestAs(ctx context.Context, r ref.Ref, mediaType string, data []byte, header map[string]string) (oci.Descriptor, error) {
 	desc := oci.Describe(mediaType, data)
 	if err := c.pushManifest(ctx, c.origin(r), r, &desc, data, header); err != nil {
-		return oci.Descriptor{}, fmt.Errorf("push manifest %s: %w", r, c.loginHint(err, r.Registry()))
+		return oci.Descriptor{}, fmt.Errorf("push manifest %s: %w", r, c.loginHint(immutable(err, r), r.Registry()))
 	}
 	return desc, nil
 }

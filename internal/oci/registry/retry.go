@@ -39,6 +39,7 @@ func (c *Client) pause(ctx context.Context, n int, cause error) error {
 		}
 		d = max(d, e.retryAfter)
 	}
+	c.notify(ctx, n, d, cause)
 	c.log.Debug("registry request failed, trying again", slog.Int("try", n), slog.Duration("pause", d), slog.Any("error", cause))
 	if err := c.opts.Sleep(ctx, d); err != nil {
 		return fmt.Errorf("%w (%w)", err, cause)
