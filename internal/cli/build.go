@@ -37,6 +37,7 @@ type buildFlags struct {
 	labels      []string
 	annotations []string
 	mediaTypes  mediaTypes
+	retries     int
 	hosts       []string
 	outputs     []string
 	secrets     []string
@@ -107,6 +108,7 @@ func (f *buildFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&f.iidFile, "iidfile", "", "write the digest of the image's config to `PATH`")
 	flags.StringVar(&f.metadata, "metadata-file", "", "write what was built to `PATH` as JSON, with buildx's keys")
 	flags.StringVar(&f.trace, "trace", "", "write where the time went to `PATH`, in the format of Chrome's trace viewer")
+	f.pushFlags(flags)
 	f.isolate.register(flags)
 	registryFlags(flags, &f.words)
 	progressFlag(flags, &f.mode)
@@ -120,7 +122,7 @@ func runBuild(ctx context.Context, e env, f *buildFlags) (err error) {
 	if err != nil {
 		return err
 	}
-	a, err := openApp(e, f.words, place.apply)
+	a, err := openApp(e, f.words, f.retry, place.apply)
 	if err != nil {
 		return err
 	}
@@ -185,6 +187,9 @@ func (f *buildFlags) parse(e env) (err error) {
 	}
 	if f.SSH, err = parseEach(f.ssh, parseSSH); err != nil {
 		return err
+	}
+	if f.retries < 0 {
+		return fmt.Errorf("--push-retry %d: cannot be negative: %w", f.retries, errs.Invalid)
 	}
 	return f.parseOutputs(e)
 }
