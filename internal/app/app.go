@@ -19,6 +19,7 @@ import (
 	"slipway/internal/isolation"
 	"slipway/internal/oci/blob/dir"
 	"slipway/internal/oci/registry"
+	"slipway/internal/oci/registry/places"
 	"slipway/internal/sandbox"
 	"slipway/internal/snapshot/overlay"
 )
@@ -82,7 +83,7 @@ func Open(opts Options) (*App, error) {
 	})
 	a.solver = solver.New(solver.Options{
 		Blobs: a.blobs, Snapshots: a.snapshots, Cache: a.cache, Registry: a.registry,
-		Mounts: mount.Open(filepath.Join(opts.Home, "mounts"+opts.Isolation.State)), Stub: stub, Lock: locks(filepath.Join(opts.Home, "locks")).lock, Now: opts.Now, Logger: opts.Logger,
+		Mounts: mount.Open(filepath.Join(opts.Home, "mounts"+opts.Isolation.State)), Stub: stub, Places: places.Open(filepath.Join(opts.Home, "places")), Lock: locks(filepath.Join(opts.Home, "locks")).lock, Now: opts.Now, Logger: opts.Logger,
 	})
 	return a, nil
 }

@@ -92,11 +92,24 @@ func (s *sender) send(ctx context.Context, r *rung, to remote.Place, before send
 			return err
 		}
 	}
-	pushed, err := to.Put(s.b.noticed(ctx), s.source(ctx, r, before.repos))
-	if err == nil {
-		s.b.counted(pushed)
+	mounts := before.repos
+	repo := to.Ref()
+	if repo != (ref.Ref{}) && r.blob.ready() && r.blob.err == nil {
+		known, err := s.b.Places.Of(repo.Registry(), r.blob.value.desc.Digest)
+		if err != nil {
+			return err
+		}
+		mounts = append(slices.Clip(mounts), known...)
 	}
-	return err
+	pushed, err := to.Put(s.b.noticed(ctx), s.source(ctx, r, mounts))
+	if err != nil {
+		return err
+	}
+	s.b.counted(pushed)
+	if repo == (ref.Ref{}) {
+		return nil
+	}
+	return s.b.Places.Add(pushed.Descriptor.Digest, repo)
 }
 
 func (b *builder) counted(pushed registry.Pushed) {

@@ -32,6 +32,7 @@ import (
 	"slipway/internal/oci/layer"
 	"slipway/internal/oci/ref"
 	"slipway/internal/oci/registry"
+	"slipway/internal/oci/registry/places"
 	"slipway/internal/sandbox"
 	"slipway/internal/snapshot"
 )
@@ -43,6 +44,8 @@ type Options struct {
 	Cache     build.Cache
 	Registry  *registry.Client
 	Mounts    *mount.Store // of cache mounts
+	// Places remembers which repositories have which blobs. Default: nothing does.
+	Places *places.Places
 	// Stub is the sandbox's layer of mount points (sandbox.MakeStub), on the file system of Snapshots. Default: mount
 	// points that an image lacks are made for each RUN and taken away again.
 	Stub string
