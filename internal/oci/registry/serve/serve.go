@@ -123,8 +123,10 @@ func (r *Registry) Start(ctx context.Context, addr string) error {
 	if err != nil {
 		return fmt.Errorf("start registry: %w", err)
 	}
+	silent := &unused{}
 	server := &http.Server{
 		Handler:           r,
+		ConnState:         silent.track,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ReadHeaderTimeout: 30 * time.Second,
 		IdleTimeout:       2 * time.Minute,
@@ -136,21 +138,21 @@ func (r *Registry) Start(ctx context.Context, addr string) error {
 			r.log.Error("registry stopped serving", slog.Any("error", err))
 		}
 	})
-	r.running.Go(func() { r.tend(ctx, server, r.stop) })
+	r.running.Go(func() { r.tend(ctx, server, silent, r.stop) })
 	return nil
 }
 
 // tend keeps the folder tidy until it is time to shut the server down.
-func (r *Registry) tend(ctx context.Context, server *http.Server, stop <-chan struct{}) {
+func (r *Registry) tend(ctx context.Context, server *http.Server, silent *unused, stop <-chan struct{}) {
 	ticker := time.NewTicker(max(time.Minute, r.opts.UploadTTL/24))
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			r.shutdown(ctx, server)
+			r.shutdown(ctx, server, silent)
 			return
 		case <-stop:
-			r.shutdown(context.WithoutCancel(ctx), server)
+			r.shutdown(context.WithoutCancel(ctx), server, silent)
 			return
 		case <-ticker.C:
 			_, err := r.Sweep(ctx)
@@ -164,7 +166,8 @@ func (r *Registry) tend(ctx context.Context, server *http.Server, stop <-chan st
 // stopGrace is how long requests under way may take to finish.
 const stopGrace = 5 * time.Second
 
-func (r *Registry) shutdown(ctx context.Context, server *http.Server) {
+func (r *Registry) shutdown(ctx context.Context, server *http.Server, silent *unused) {
+	silent.close()
 	ctx, cancel := context.WithTimeoutCause(ctx, stopGrace, errs.Canceled)
 	defer cancel()
 	if server.Shutdown(ctx) == nil {
