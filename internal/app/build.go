@@ -62,13 +62,15 @@ type Build struct {
 	NoCache  bool
 	// NoCacheFilter names stages whose steps all run.
 	NoCacheFilter []string
-	CacheFrom     []remote.Spec
-	CacheTo       []remote.Spec
-	Network       string
-	Hosts         []solver.Host
-	Secrets       []Secret
-	SSH           []Agent
-	Compression   layer.Compression
+	// Explain tells of every step that runs why the cache did not answer it.
+	Explain     bool
+	CacheFrom   []remote.Spec
+	CacheTo     []remote.Spec
+	Network     string
+	Hosts       []solver.Host
+	Secrets     []Secret
+	SSH         []Agent
+	Compression layer.Compression
 	// Epoch is seconds since 1970, "context" for the commit's time, or "none". Default: none.
 	Epoch    string
 	CacheDir string
@@ -155,6 +157,10 @@ func (a *App) buildOne(ctx context.Context, r Build, keep bool) (*build.Image, e
 	if err != nil {
 		return nil, err
 	}
+	last, err := a.lastFile(r, folder.Root())
+	if err != nil {
+		return nil, err
+	}
 	image, err := a.solver.Build(ctx, solver.Request{
 		File: file,
 		Plan: plan.Options{
@@ -162,7 +168,7 @@ func (a *App) buildOne(ctx context.Context, r Build, keep bool) (*build.Image, e
 			BuildPlatform: machine(), Platform: platform,
 		},
 		Context: folder, Sums: hasher, Tags: tags, Push: r.Push, SkipPushCheck: r.SkipPushCheck, Shape: r.shape(platform), Compression: r.Compression,
-		NoCache: r.NoCache, NoCacheFilter: r.NoCacheFilter, CacheFrom: caches.from, CacheTo: caches.to, CacheInline: caches.inline, Epoch: epoch, Hosts: r.Hosts, Secrets: secrets, SSH: agents, Limits: r.Limits, Bases: bases, MapRef: r.MapRef, Keep: keep, Outputs: r.Outputs, Events: r.Events,
+		NoCache: r.NoCache, NoCacheFilter: r.NoCacheFilter, Explain: r.Explain, Last: last, CacheFrom: caches.from, CacheTo: caches.to, CacheInline: caches.inline, Epoch: epoch, Hosts: r.Hosts, Secrets: secrets, SSH: agents, Limits: r.Limits, Bases: bases, MapRef: r.MapRef, Keep: keep, Outputs: r.Outputs, Events: r.Events,
 	})
 	return image, errors.Join(err, hasher.Save())
 }

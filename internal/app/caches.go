@@ -1,6 +1,8 @@
 package app
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"path/filepath"
 
@@ -67,4 +69,20 @@ func (a *App) cachePlace(r Build, s remote.Spec, places map[string]remote.Place)
 	}
 	places[p.String()] = p
 	return p, nil
+}
+
+// lastDir is where builds note what their keys were taken over, below the home folder.
+const lastDir = "last"
+
+// lastFile is where builds of a Dockerfile in a context, for a target and a platform, note that.
+func (a *App) lastFile(r Build, root string) (string, error) {
+	file := r.File
+	if file != "" && file != "-" {
+		var err error
+		if file, err = filepath.Abs(file); err != nil {
+			return "", err
+		}
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %q", root, file, r.Target, r.Platform))
+	return filepath.Join(a.opts.Home, lastDir, hex.EncodeToString(sum[:16])), nil
 }

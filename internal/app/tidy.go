@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"slipway/internal/build"
+	"slipway/internal/build/cache/last"
 	"slipway/internal/build/tree"
 	"slipway/internal/errs"
 	"slipway/internal/sandbox"
@@ -74,6 +75,7 @@ func (a *App) recover(ctx context.Context, died bool) error {
 	return errors.Join(
 		a.cache.Recover(),
 		tree.RecoverSums(filepath.Join(a.opts.Home, sumsDir)),
+		last.Recover(filepath.Join(a.opts.Home, lastDir)),
 		a.blobs.Recover(ctx),
 		sandbox.Recover(ctx),
 		a.snapshots.Recover(ctx),

@@ -16,6 +16,7 @@ const (
 	Failed   Kind = "failed"   // Step, Took, Text: the error
 	Warning  Kind = "warning"  // Text, with file:line:column when it has a place
 	Note     Kind = "note"     // Text: something a user should know once
+	Reason   Kind = "reason"   // Step, Name, Text: why a step runs that the cache did not answer; after Started
 	Result   Kind = "result"   // Text: a reference with digest; Digest
 )
 

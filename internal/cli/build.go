@@ -91,6 +91,7 @@ func (f *buildFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&f.Platform, "platform", "", "build for `OS/ARCH[/VARIANT][,…]`; several make an index (default: this machine's)")
 	flags.BoolVar(&f.NoCache, "no-cache", false, "run every step, whatever the cache knows")
 	flags.StringSliceVar(&f.NoCacheFilter, "no-cache-filter", nil, "run every step of `STAGE`, by name or number from 0; repeatable")
+	flags.BoolVar(&f.Explain, "explain", false, "say for every step that runs why the cache did not answer it")
 	flags.StringArrayVar(&f.cacheFrom, "cache-from", nil, "look results up in a cache outside this machine, `type=registry,ref=REF` or type=local,src=DIR; repeatable")
 	flags.StringArrayVar(&f.cacheTo, "cache-to", nil, "keep results in a cache outside this machine, `type=registry,ref=REF[,mode=max][,ttl=168h]`, type=local,dest=DIR or type=inline; repeatable")
 	flags.StringVar(&f.CacheDir, "cache-dir", "", "take base images from `DIR`, which 'slipway warm' fills")

@@ -46,7 +46,11 @@ func (b *builder) newKey(k keyed) (oci.Digest, error) {
 	if err != nil {
 		return "", fmt.Errorf("key of %s: %w", k.Op, err)
 	}
-	return digest.FromBytes(data), nil
+	key := digest.FromBytes(data)
+	if b.parts != nil {
+		b.parts[key] = data
+	}
+	return key, nil
 }
 
 // computeKeys gives every operation of the plan its key, before anything runs.

@@ -14,6 +14,7 @@ package solver
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -99,6 +100,11 @@ type Request struct {
 	NoCache bool
 	// NoCacheFilter names stages whose steps all run.
 	NoCacheFilter []string
+	// Explain tells of each step that runs why the cache did not answer it.
+	Explain bool
+	// Last is the file in which what this build's keys are taken over is kept, for the next build's Explain. It is for
+	// builds of this Dockerfile, context and target alone. Default: it is not kept.
+	Last string
 	// CacheFrom are caches outside this machine that are asked after its own.
 	CacheFrom []remote.Place
 	// CacheTo are caches outside this machine that the build's results go to.
@@ -156,8 +162,10 @@ type builder struct {
 	probed   map[*plan.Stage]*probe
 	stages   once[*plan.Stage, *stack]
 	unpack   once[oci.Digest, snapshot.ID]
-	placed   once[string, string] // folders with files of the context, by path
-	hide     func(string) string  // blanks secrets
+	placed   once[string, string]           // folders with files of the context, by path
+	hide     func(string) string            // blanks secrets
+	parts    map[oci.Digest]json.RawMessage // what keys are taken over, while the plan's are; nil afterwards
+	why      *explainer
 	imports  *imports
 	exports  *exports
 	sender   *sender
@@ -237,7 +245,11 @@ func (b *builder) build(ctx context.Context) (*build.Image, error) {
 	if err := b.plan(ctx); err != nil {
 		return nil, err
 	}
+	b.parts = map[oci.Digest]json.RawMessage{}
 	if err := b.computeKeys(ctx); err != nil {
+		return nil, err
+	}
+	if err := b.newExplainer(); err != nil {
 		return nil, err
 	}
 	if err := b.imports.wait(ctx); err != nil {

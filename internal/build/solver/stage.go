@@ -191,6 +191,10 @@ func (b *builder) step(ctx context.Context, s *plan.Stage, i int, st *stack, hit
 		return nil, err
 	}
 	ev := b.events.start(name)
+	if err := b.explain(ctx, ev, s, i, st); err != nil {
+		ev.end("", err)
+		return nil, err
+	}
 	r, err := b.run(ctx, ev, s, i, st)
 	if err != nil {
 		err = b.at(step, err)

@@ -27,37 +27,76 @@ type Sums interface {
 // link and content that its filter takes. Times are left out, so that a fresh checkout gives the same digest. A source
 // without wildcards that is not there is an error; wildcards that match nothing are not.
 func Digest(t Tree, sources []Source, sums Sums) ([sha256.Size]byte, error) {
-	var zero [sha256.Size]byte
-	var all []layer.Entry
 	h := sha256.New()
-	for _, s := range sources {
-		matches, filter, err := s.Find(t)
-		if err != nil {
-			return zero, err
-		}
-		for _, m := range matches {
-			e, err := source(t, m)
-			if err != nil {
-				return zero, err
-			}
-			writeString(h, "source")
-			writeString(h, m)
-			n := len(all)
-			if all, err = walk(t, e, &sieve{filter: filter}, true, all); err != nil {
-				return zero, err
-			}
-			writeInt(h, uint64(len(all)-n))
-		}
+	all, err := gather(t, sources, func(match string, files int) {
+		writeString(h, "source")
+		writeString(h, match)
+		writeInt(h, uint64(files))
+	})
+	if err != nil {
+		return [sha256.Size]byte{}, err
 	}
 	content, err := sumAll(t, all, sums)
 	if err != nil {
-		return zero, err
+		return [sha256.Size]byte{}, err
 	}
 	for i, e := range all {
 		writeEntry(h, e)
 		h.Write(content[i][:])
 	}
 	return [sha256.Size]byte(h.Sum(nil)), nil
+}
+
+// File is a path that a COPY reads, with a digest over all that Digest takes of it.
+type File struct {
+	Path string
+	Sum  [sha256.Size]byte
+}
+
+// Files lists what Digest is taken over, for those who want to know which file makes two digests differ. A path that
+// several sources take is there several times.
+func Files(t Tree, sources []Source, sums Sums) ([]File, error) {
+	all, err := gather(t, sources, func(string, int) {})
+	if err != nil {
+		return nil, err
+	}
+	content, err := sumAll(t, all, sums)
+	if err != nil {
+		return nil, err
+	}
+	files := make([]File, len(all))
+	h := sha256.New()
+	for i, e := range all {
+		h.Reset()
+		writeEntry(h, e)
+		h.Write(content[i][:])
+		files[i].Path = e.Path
+		h.Sum(files[i].Sum[:0])
+	}
+	return files, nil
+}
+
+// gather returns the files that sources take. It tells of each match and how many of them it stands for.
+func gather(t Tree, sources []Source, each func(match string, files int)) ([]layer.Entry, error) {
+	var all []layer.Entry
+	for _, s := range sources {
+		matches, filter, err := s.Find(t)
+		if err != nil {
+			return nil, err
+		}
+		for _, m := range matches {
+			e, err := source(t, m)
+			if err != nil {
+				return nil, err
+			}
+			n := len(all)
+			if all, err = walk(t, e, &sieve{filter: filter}, true, all); err != nil {
+				return nil, err
+			}
+			each(m, len(all)-n)
+		}
+	}
+	return all, nil
 }
 
 // source finds the file that a path named as source stands for.

@@ -30,6 +30,8 @@ func (p *plain) event(_ string, s *step, e build.Event) {
 			s.told = e.Time
 			p.printf("#%d %s\n", s.number, transfer(e.Bytes, e.Total))
 		}
+	case build.Reason:
+		p.printf("#%d because %s\n", s.number, Clean(e.Text, maxLine))
 	case build.Done:
 		p.printf("#%d DONE %s%s\n", s.number, took(e.Took), spaced(e.Text))
 	case build.Failed:

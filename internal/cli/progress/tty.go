@@ -43,6 +43,8 @@ func (t *tty) event(_ string, s *step, e build.Event) {
 		}
 	case build.Warning:
 		t.over = append(t.over, t.line(yellow, "!", "warning: "+Clean(e.Text, maxLine), ""))
+	case build.Reason:
+		t.over = append(t.over, t.line(none, " ", s.name, ""), t.log("because "+Clean(e.Text, maxLine)))
 	case build.Note:
 		t.over = append(t.over, t.line(none, " ", Clean(e.Text, maxLine), ""))
 	case build.Started, build.Log, build.Progress, build.Result: // the next tick shows what there is to show
