@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"slipway/internal/build/cache"
+	"slipway/internal/build/fetch"
 	"slipway/internal/build/mount"
 	"slipway/internal/build/solver"
 	"slipway/internal/config"
@@ -83,6 +84,7 @@ func Open(opts Options) (*App, error) {
 	})
 	a.solver = solver.New(solver.Options{
 		Blobs: a.blobs, Snapshots: a.snapshots, Cache: a.cache, Registry: a.registry,
+		Fetch:  fetch.New(fetch.Options{Dir: filepath.Join(opts.Home, "fetched"), Blobs: a.blobs}),
 		Mounts: mount.Open(filepath.Join(opts.Home, "mounts"+opts.Isolation.State)), Stub: stub, Places: places.Open(filepath.Join(opts.Home, "places")), Lock: locks(filepath.Join(opts.Home, "locks")).lock, Now: opts.Now, Logger: opts.Logger,
 	})
 	return a, nil

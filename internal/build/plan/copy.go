@@ -1,17 +1,20 @@
 package plan
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"path"
 	"strconv"
 	"strings"
 
+	"github.com/opencontainers/go-digest"
 	mode "github.com/tonistiigi/dchapes-mode"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/moby/buildkit/frontend/dockerfile/linter"
 
+	"slipway/internal/build/address"
 	"slipway/internal/build/dockerfile"
 )
 
@@ -24,7 +27,9 @@ type transfer struct {
 	chown   string
 	chmod   string
 	exclude []string
-	unpack  bool
+	unpack  *bool
+	git     *bool // --keep-git-dir
+	sum     string
 	parents bool
 	link    bool
 }
@@ -47,7 +52,7 @@ func (s *stage) add(c command, cmd *instructions.AddCommand, lint *linter.Linter
 	return s.transfer(c, transfer{
 		name: "ADD", code: cmd.String(), paths: cmd.SourcesAndDest, from: Source{Kind: FromContext},
 		chown: cmd.Chown, chmod: cmd.Chmod, exclude: cmd.ExcludePatterns, link: cmd.Link,
-		unpack: cmd.Unpack == nil || *cmd.Unpack,
+		unpack: cmd.Unpack, git: cmd.KeepGitDir, sum: cmd.Checksum,
 	}, lint)
 }
 
@@ -56,13 +61,19 @@ func (s *stage) transfer(c command, t transfer, lint *linter.Linter) error {
 		return err
 	}
 	op := &Copy{
-		From: t.from, Chown: t.chown, Chmod: t.chmod, Exclude: t.exclude, Extract: t.unpack,
+		From: t.from, Chown: t.chown, Chmod: t.chmod, Exclude: t.exclude, Extract: t.name == "ADD" && (t.unpack == nil || *t.unpack),
 		Link: t.link && t.chmod == "", // as BuildKit, which cannot do both at once
 	}
 	op.Dest, op.DestIsDir = s.destination(t.paths.DestPath)
 	for _, src := range t.paths.SourcePaths {
-		if err := refuseRemote(t.name, src); err != nil {
+		remote, err := t.remote(src)
+		if err != nil {
 			return s.failAt(c, src, err)
+		}
+		if remote != nil {
+			remote.At = len(op.Sources)
+			op.Remotes = append(op.Remotes, *remote)
+			continue
 		}
 		if t.from.Kind == FromContext {
 			s.lintIgnored(c, t.name, src, lint)
@@ -115,7 +126,9 @@ func (t *transfer) history() string {
 	if t.chmod != "" {
 		words = append(words, "--chmod="+t.chmod)
 	}
-	words = append(words, t.paths.SourcePaths...)
+	for _, src := range t.paths.SourcePaths {
+		words = append(words, address.Redact(src)) // unlike BuildKit, which leaves passwords in the image
+	}
 	for _, f := range t.paths.SourceContents {
 		words = append(words, "<<"+f.Path)
 	}
@@ -182,25 +195,39 @@ func checkChmod(s string) error {
 	return nil
 }
 
-// refuseRemote refuses sources that would be fetched: COPY has none, and slipway's ADD none yet.
-func refuseRemote(name, src string) error {
-	if !remote(src) {
-		return nil
-	}
-	if name == "COPY" {
-		return errors.New("source can't be a URL or a git ref for COPY")
-	}
-	return fmt.Errorf("ADD of %s: remote sources are not supported yet", src)
-}
-
-// remote says whether a source is a URL or a git repository, [user@]host:path included.
-func remote(src string) bool {
-	for _, scheme := range [...]string{"http://", "https://", "git://", "ssh://"} {
-		if strings.HasPrefix(src, scheme) {
-			return true
+// remote is a source that is fetched; nil for any other.
+func (t *transfer) remote(src string) (*Remote, error) {
+	git, isGit, err := address.ParseGit(src)
+	isHTTP := address.IsHTTP(src)
+	switch {
+	case err != nil:
+		return nil, err
+	case !isGit && !isHTTP:
+		if t.sum != "" {
+			return nil, errors.New("checksum requires HTTP(S) or Git sources")
 		}
+		return nil, nil
+	case t.name == "COPY":
+		return nil, errors.New("source can't be a URL or a git ref for COPY")
+	case t.sum != "" && len(t.paths.SourcePaths) != 1:
+		return nil, errors.New("checksum can't be specified for multiple sources")
+	case isHTTP:
+		r := &Remote{URL: src, Name: address.FileName(src), Extract: t.unpack != nil && *t.unpack}
+		if t.sum != "" {
+			r.Checksum, err = digest.Parse(t.sum)
+		}
+		return r, err
 	}
-	user, rest, ok := strings.Cut(src, "@")
-	host, _, colon := strings.Cut(rest, ":")
-	return ok && colon && user != "" && host != "" && !strings.ContainsAny(user+host, "/*?[ ")
+	keep := cmp.Or(git.KeepGitDir, t.git)
+	if t.git != nil && *t.git != *keep {
+		return nil, errors.New("inconsistent keep-git-dir configuration")
+	}
+	switch {
+	case git.Checksum == "":
+		git.Checksum = t.sum
+	case t.sum != "" && t.sum != git.Checksum:
+		return nil, fmt.Errorf("checksum mismatch %q != %q", t.sum, git.Checksum)
+	}
+	git.KeepGitDir = nil
+	return &Remote{Git: &git, KeepGitDir: keep != nil && *keep}, git.Validate()
 }

@@ -3,6 +3,7 @@ package plan
 import (
 	"io/fs"
 
+	"slipway/internal/build/address"
 	"slipway/internal/oci"
 )
 
@@ -128,6 +129,8 @@ type Copy struct {
 	// matches nothing copies nothing; a plain path must exist. A folder's content is copied, not the folder. Symbolic
 	// links on the way are followed inside From.
 	Sources []string
+	// Remotes are what ADD fetches, among the Sources.
+	Remotes []Remote
 	// Parents take the place of Sources under --parents.
 	Parents []Parent
 	// Exclude are patterns, as in an ignore file, of what is left out below each source (--exclude).
@@ -155,6 +158,22 @@ type Parent struct {
 	Pattern string
 	// Required says that there are no wildcards: Dir/Pattern must exist.
 	Required bool
+}
+
+// Remote is a source that is fetched: a file by HTTP, or a commit of a git repository.
+type Remote struct {
+	// At is how many of the Sources come before it.
+	At int
+	// URL is the file's, Name what it is called; "" for a repository.
+	URL, Name string
+	// Checksum is the file's digest; "" when any will do.
+	Checksum oci.Digest
+	// Extract unpacks the file, if it is a tar archive, compressed or not.
+	Extract bool
+	// Git is the repository's address; nil for a file.
+	Git *address.Git
+	// KeepGitDir copies the repository's .git, too.
+	KeepGitDir bool
 }
 
 // Mkdir makes a folder and its missing parents, 0755, unless it exists (WORKDIR).

@@ -86,6 +86,13 @@ func describe(op Op) string {
 		b.WriteString("copy")
 		field("from", op.From.String())
 		list("sources", op.Sources)
+		for _, r := range op.Remotes {
+			if r.Git != nil {
+				field("git", fmt.Sprintf("{%d %+v keep=%t}", r.At, *r.Git, r.KeepGitDir))
+			} else {
+				field("file", fmt.Sprintf("{%d %s %s checksum=%s extract=%t}", r.At, r.URL, r.Name, r.Checksum, r.Extract))
+			}
+		}
 		for _, p := range op.Parents {
 			field("parents", fmt.Sprintf("%+v", p))
 		}

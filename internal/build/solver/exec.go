@@ -240,7 +240,10 @@ func (b *builder) addSources(ctx context.Context, c *tree.Copy, op *plan.Copy, s
 	if op.DestIsDir && !strings.HasSuffix(dest, "/") {
 		dest += "/"
 	}
-	for _, from := range sources(op) {
+	for i, from := range sources(op) {
+		if err := b.addRemotes(ctx, c, op, i, dest); err != nil {
+			return err
+		}
 		matches, filter, err := from.Find(src)
 		if err != nil {
 			return err
@@ -259,6 +262,9 @@ func (b *builder) addSources(ctx context.Context, c *tree.Copy, op *plan.Copy, s
 				return err
 			}
 		}
+	}
+	if err := b.addRemotes(ctx, c, op, len(op.Sources), dest); err != nil {
+		return err
 	}
 	for _, f := range op.Inline {
 		if err := c.Add(tree.NewMemory(f.Name, []byte(f.Data), f.Mode), f.Name, dest, nil); err != nil {

@@ -27,6 +27,7 @@ type keyed struct {
 	Def         any                `json:",omitempty"`
 	Content     string             `json:",omitempty"` // of what is copied: its digest, or the key it will have
 	Shown       []string           `json:",omitempty"` // of what is mounted, the same
+	Fetched     []string           `json:",omitempty"` // of what is fetched
 	Platform    string             `json:",omitempty"`
 	Compression *layer.Compression `json:",omitempty"`
 	Epoch       *int64             `json:",omitempty"`
@@ -119,8 +120,8 @@ func (b *builder) opKey(ctx context.Context, s *plan.Stage, st *plan.Step, paren
 // another stage is as good.
 func (b *builder) copyKey(op *plan.Copy, parent oci.Digest, content string) (oci.Digest, error) {
 	def := *op
-	def.From = plan.Source{}
-	return b.newKey(keyed{Parent: parent, Op: "copy", Def: def, Content: content})
+	def.From, def.Remotes = plan.Source{}, nil
+	return b.newKey(keyed{Parent: parent, Op: "copy", Def: def, Content: content, Fetched: b.fetchedKeys(op)})
 }
 
 // sourceKey stands for what a COPY reads: the digest of the context's files, or the key of the state they will be

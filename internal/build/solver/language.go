@@ -8,7 +8,7 @@ import (
 
 // Features are those beyond the classic language that a Solver can do. A Dockerfile that asks for another is refused.
 func Features() []dockerfile.Feature {
-	return []dockerfile.Feature{dockerfile.Exclude, dockerfile.Parents, dockerfile.Unpack, dockerfile.Link, dockerfile.Mount}
+	return []dockerfile.Feature{dockerfile.Exclude, dockerfile.Parents, dockerfile.Unpack, dockerfile.Link, dockerfile.Mount, dockerfile.Checksum, dockerfile.KeepGitDir}
 }
 
 // sources are what a COPY or ADD takes out of its From.

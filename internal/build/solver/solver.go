@@ -23,6 +23,7 @@ import (
 	"slipway/internal/build"
 	"slipway/internal/build/cache/remote"
 	"slipway/internal/build/dockerfile"
+	"slipway/internal/build/fetch"
 	"slipway/internal/build/mount"
 	"slipway/internal/build/output"
 	"slipway/internal/build/plan"
@@ -45,6 +46,7 @@ type Options struct {
 	Cache     build.Cache
 	Registry  *registry.Client
 	Mounts    *mount.Store // of cache mounts
+	Fetch     *fetch.Client
 	// Places remembers which repositories have which blobs. Default: nothing does.
 	Places *places.Places
 	// Stub is the sandbox's layer of mount points (sandbox.MakeStub), on the file system of Snapshots. Default: mount
@@ -162,6 +164,7 @@ type builder struct {
 	probed   map[*plan.Stage]*probe
 	stages   once[*plan.Stage, *stack]
 	unpack   once[oci.Digest, snapshot.ID]
+	fetched  map[*plan.Remote]*fetched
 	placed   once[string, string]           // folders with files of the context, by path
 	hide     func(string) string            // blanks secrets
 	parts    map[oci.Digest]json.RawMessage // what keys are taken over, while the plan's are; nil afterwards
@@ -243,6 +246,9 @@ func (b *builder) build(ctx context.Context) (*build.Image, error) {
 	b.imports.begin()
 	b.checkPush()
 	if err := b.plan(ctx); err != nil {
+		return nil, err
+	}
+	if err := b.resolveRemotes(ctx); err != nil {
 		return nil, err
 	}
 	b.parts = map[oci.Digest]json.RawMessage{}

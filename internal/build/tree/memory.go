@@ -38,44 +38,52 @@ func (e Empty) HostPath(p string) (string, error) {
 	return "", err
 }
 
-// Memory is a tree of one file that stands in memory: the body of a heredoc.
-type Memory struct {
+// Single is a tree of one file: the body of a heredoc, or what was fetched.
+type Single struct {
 	Empty
 	entry layer.Entry
-	data  []byte
+	open  func() (io.ReadCloser, error)
+}
+
+// NewSingle returns the tree of a regular file, whose Path is a single element.
+func NewSingle(e layer.Entry, open func() (io.ReadCloser, error)) *Single {
+	e.Path = clean(e.Path)
+	return &Single{entry: e, open: open}
 }
 
 // NewMemory returns the tree of a file with root as its owner. name is a single element.
-func NewMemory(name string, data []byte, mode fs.FileMode) *Memory {
-	return &Memory{entry: layer.Entry{Path: clean(name), Mode: mode.Perm(), Size: int64(len(data))}, data: data}
+func NewMemory(name string, data []byte, mode fs.FileMode) *Single {
+	return NewSingle(layer.Entry{Path: name, Mode: mode.Perm(), Size: int64(len(data))}, func() (io.ReadCloser, error) {
+		return io.NopCloser(bytes.NewReader(data)), nil
+	})
 }
 
 // Lstat implements Tree.
-func (m *Memory) Lstat(p string) (layer.Entry, error) {
-	if p == m.entry.Path {
-		return m.entry, nil
+func (s *Single) Lstat(p string) (layer.Entry, error) {
+	if p == s.entry.Path {
+		return s.entry, nil
 	}
-	return m.Empty.Lstat(p)
+	return s.Empty.Lstat(p)
 }
 
 // ReadDir implements Tree.
-func (m *Memory) ReadDir(p string) ([]layer.Entry, error) {
+func (s *Single) ReadDir(p string) ([]layer.Entry, error) {
 	if p == "." {
-		return []layer.Entry{m.entry}, nil
+		return []layer.Entry{s.entry}, nil
 	}
-	return m.Empty.ReadDir(p)
+	return s.Empty.ReadDir(p)
 }
 
 // HostPath implements Tree.
-func (m *Memory) HostPath(p string) (string, error) {
-	_, err := m.Lstat(p)
+func (s *Single) HostPath(p string) (string, error) {
+	_, err := s.Lstat(p)
 	return "", err
 }
 
 // Open implements Tree.
-func (m *Memory) Open(p string) (io.ReadCloser, error) {
-	if p != m.entry.Path {
-		return m.Empty.Open(p)
+func (s *Single) Open(p string) (io.ReadCloser, error) {
+	if p != s.entry.Path {
+		return s.Empty.Open(p)
 	}
-	return io.NopCloser(bytes.NewReader(m.data)), nil
+	return s.open()
 }
