@@ -6,6 +6,7 @@
 package app
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"os"
@@ -22,6 +23,8 @@ import (
 	"slipway/internal/oci/registry"
 	"slipway/internal/oci/registry/places"
 	"slipway/internal/sandbox"
+	"slipway/internal/sandbox/chroot"
+	"slipway/internal/snapshot"
 	"slipway/internal/snapshot/overlay"
 )
 
@@ -51,6 +54,14 @@ type App struct {
 	cache     *cache.Local
 	registry  *registry.Client
 	solver    *solver.Solver
+}
+
+// runner makes what runs processes in a place.
+func runner(p isolation.Place) func(func(context.Context) (snapshot.Draft, error)) solver.Engine {
+	if p.Kind != isolation.PrivateRoot {
+		return nil
+	}
+	return func(begin func(context.Context) (snapshot.Draft, error)) solver.Engine { return chroot.New(begin) }
 }
 
 // Open returns an App. What processes that died left behind is removed by the next build.
@@ -83,7 +94,8 @@ func Open(opts Options) (*App, error) {
 		Retry:    registry.Retry{Tries: opts.Tries},
 	})
 	a.solver = solver.New(solver.Options{
-		Blobs: a.blobs, Snapshots: a.snapshots, Cache: a.cache, Registry: a.registry,
+		Engine: runner(opts.Isolation),
+		Blobs:  a.blobs, Snapshots: a.snapshots, Cache: a.cache, Registry: a.registry,
 		Fetch:  fetch.New(fetch.Options{Dir: filepath.Join(opts.Home, "fetched"), Blobs: a.blobs}),
 		Mounts: mount.Open(filepath.Join(opts.Home, "mounts"+opts.Isolation.State)), Stub: stub, Places: places.Open(filepath.Join(opts.Home, "places")), Lock: locks(filepath.Join(opts.Home, "locks")).lock, Now: opts.Now, Logger: opts.Logger,
 	})

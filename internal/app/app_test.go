@@ -18,6 +18,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"slipway/internal/cli"
+	"slipway/internal/isolation/isolationtest"
 	"slipway/internal/oci"
 	"slipway/internal/oci/ref"
 	"slipway/internal/oci/registry"
@@ -27,6 +28,7 @@ import (
 
 func TestMain(m *testing.M) {
 	sandbox.Init()
+	here = isolationtest.Main()
 	if os.Args[0] == programName {
 		os.Exit(cli.Main())
 	}

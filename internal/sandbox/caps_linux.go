@@ -18,8 +18,7 @@ func dockerCapabilities() []uintptr {
 }
 
 // dropBounding takes all other capabilities out of reach, for setuid programs and files with capabilities too.
-func dropBounding() error {
-	keep := dockerCapabilities()
+func dropBounding(keep []uintptr) error {
 	for c := uintptr(0); ; c++ {
 		if slices.Contains(keep, c) {
 			continue
@@ -36,9 +35,9 @@ func dropBounding() error {
 
 // setCapabilities leaves permitted and effective what the bounding set has, and nothing to inherit. Executing a program
 // as root gives the same again; becoming another user, as the command may right away, gives all up.
-func setCapabilities() error {
+func setCapabilities(keep []uintptr) error {
 	var data [2]unix.CapUserData
-	for _, c := range dockerCapabilities() {
+	for _, c := range keep {
 		data[c/32].Permitted |= 1 << (c % 32)
 		data[c/32].Effective |= 1 << (c % 32)
 	}

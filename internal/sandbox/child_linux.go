@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -84,9 +85,22 @@ type child struct {
 // spareArg tells init that its request is some time away and will be an ordinary one.
 const spareArg = "spare"
 
+// birth says which program init is, and into what it is born.
+func birth(args []string) (program string, sys *syscall.SysProcAttr, err error) {
+	sys = &syscall.SysProcAttr{Setsid: true} // the terminal's signals are for slipway, which decides
+	if slices.Contains(args, chrootArg) {
+		sys.Pdeathsig = killAll // it has to kill what it started before it ends
+		return "/proc/self/exe", sys, nil
+	}
+	sys.Cloneflags = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
+	sys.Pdeathsig = syscall.SIGKILL
+	program, err = programPath()
+	return program, sys, err
+}
+
 // spawn starts init on t, in cgroup when that is not nil. It waits for its request.
 func spawn(t *thread, cgroup *os.File, args ...string) (*child, error) {
-	program, err := programPath()
+	program, sys, err := birth(args)
 	if err != nil {
 		return nil, err
 	}
@@ -105,11 +119,7 @@ func spawn(t *thread, cgroup *os.File, args ...string) (*child, error) {
 		// runtime looks for limits and keeps files of cgroups open. Nothing of slipway's own environment goes in.
 		Env:   []string{"GOGC=off", "GOMAXPROCS=1", "GODEBUG=containermaxprocs=0,updatemaxprocs=0"},
 		Files: []*os.File{null, null, null, theirs},
-		Sys: &syscall.SysProcAttr{
-			Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
-			Pdeathsig:  syscall.SIGKILL,
-			Setsid:     true, // the terminal's signals are for slipway, which decides
-		},
+		Sys:   sys,
 	}
 	if cgroup != nil {
 		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(cgroup.Fd())

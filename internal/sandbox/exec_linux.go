@@ -21,12 +21,8 @@ const (
 
 // settle gives the process what the command will inherit, apart from its privileges.
 func settle(spec *Spec) error {
-	hostname := spec.Hostname
-	if hostname == "" {
-		hostname = "slipway"
-	}
-	if err := unix.Sethostname([]byte(hostname)); err != nil {
-		return fmt.Errorf("set hostname %q: %w", hostname, err)
+	if err := setHostname(spec); err != nil {
+		return err
 	}
 	unix.Umask(0o022)
 	if err := setLimits(); err != nil {
@@ -38,6 +34,21 @@ func settle(spec *Spec) error {
 		return fmt.Errorf("make session keyring: %w", err)
 	}
 	return enterCwd(spec.Cwd)
+}
+
+// setHostname names the machine inside; without a namespace it keeps its name.
+func setHostname(spec *Spec) error {
+	if spec.Chroot {
+		return nil
+	}
+	hostname := spec.Hostname
+	if hostname == "" {
+		hostname = "slipway"
+	}
+	if err := unix.Sethostname([]byte(hostname)); err != nil {
+		return fmt.Errorf("set hostname %q: %w", hostname, err)
+	}
+	return nil
 }
 
 // enterCwd changes to the working directory, which an image names: not by way of /proc's links.
@@ -85,7 +96,7 @@ func start(spec *Spec) (pid int, err error) {
 		return 0, err
 	}
 	if !spec.Insecure {
-		if err := confine(); err != nil {
+		if err := confine(capabilities(spec)); err != nil {
 			return 0, err
 		}
 	}
@@ -96,6 +107,9 @@ func start(spec *Spec) (pid int, err error) {
 			Setsid:     true,
 			Credential: &syscall.Credential{Uid: spec.UID, Gid: spec.GID, Groups: spec.Groups, NoSetGroups: noGroups()},
 		},
+	}
+	if spec.Chroot {
+		attr.Sys.Pdeathsig = syscall.SIGKILL
 	}
 	pid, err = syscall.ForkExec(program, spec.Args, attr)
 	if err != nil {
@@ -160,9 +174,9 @@ func startFailure(name, program string, err error) error {
 
 // confine gives up the capabilities that Docker does not give and puts the process under the filter. Init is confined
 // with the command: it has no further use for more.
-func confine() error {
+func confine(keep []uintptr) error {
 	if err := seccomp.Load(); err != nil { // while there still is CAP_SYS_ADMIN; no_new_privs would break sudo
 		return err
 	}
-	return setCapabilities()
+	return setCapabilities(keep)
 }

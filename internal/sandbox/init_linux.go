@@ -57,6 +57,9 @@ func (in *initProcess) run() *report {
 	if errors.Is(err, io.EOF) {
 		return nil
 	}
+	if err == nil && req.Spec.Chroot {
+		return runChroot(req.Spec)
+	}
 	if err == nil {
 		err = in.enter(req)
 	}
@@ -107,7 +110,7 @@ func (in *initProcess) build(insecure bool) (err error) {
 	if in.stage, err = newStage(insecure); err != nil || insecure {
 		return err
 	}
-	return dropBounding()
+	return dropBounding(dockerCapabilities())
 }
 
 // send passes the report to the parent.

@@ -67,11 +67,11 @@ func (l *Launcher) run(ctx context.Context, spec *Spec, refill bool) (Result, er
 	if spec.Group != nil {
 		from = &spec.Group.pool
 	}
-	c, err := from.take(spec.ordinary())
+	c, err := from.take(spec.ordinary(), spec.arguments()...)
 	if err != nil {
 		return Result{}, err
 	}
-	if refill {
+	if refill && !spec.Chroot {
 		from.refill()
 	}
 	res, err := c.run(ctx, spec)

@@ -22,7 +22,7 @@ type pool struct {
 }
 
 // take returns a process to give a spec to: the spare, or a new one, which it must be when it is not to be like others.
-func (p *pool) take(ordinary bool) (*child, error) {
+func (p *pool) take(ordinary bool, args ...string) (*child, error) {
 	p.mu.Lock()
 	if p.closed {
 		p.mu.Unlock()
@@ -42,7 +42,7 @@ func (p *pool) take(ordinary bool) (*child, error) {
 		}
 		_ = c.discard() // it is nobody's loss
 	}
-	return spawn(t, p.cgroup)
+	return spawn(t, p.cgroup, args...)
 }
 
 // starter returns the thread that starts processes. The caller holds mu.

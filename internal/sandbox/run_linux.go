@@ -18,7 +18,7 @@ func (c *child) run(ctx context.Context, spec *Spec) (res Result, err error) {
 		return Result{}, errors.Join(err, c.discard())
 	}
 	oomKills := spec.Group.oomKills()
-	finish := c.killWhenDone(ctx, spec.Grace)
+	finish := c.killWhenDone(ctx, spec)
 	rep, err := c.converse(request{Spec: spec, Cgroups: spec.Group.view(), Forward: spec.Grace > 0}, std)
 	stopped := finish()
 	if stopped || err != nil || rep.Exit == nil {
@@ -49,7 +49,7 @@ func (c *child) converse(req request, std *stdio) (report, error) {
 }
 
 // killWhenDone ends the sandbox when ctx is done. The returned function stops watching, and tells whether that happened.
-func (c *child) killWhenDone(ctx context.Context, grace time.Duration) (finish func() bool) {
+func (c *child) killWhenDone(ctx context.Context, spec *Spec) (finish func() bool) {
 	finished := make(chan struct{})
 	var watcher sync.WaitGroup
 	acted := false
@@ -60,15 +60,19 @@ func (c *child) killWhenDone(ctx context.Context, grace time.Duration) (finish f
 		case <-ctx.Done():
 			acted = true
 		}
-		if grace > 0 {
+		if spec.Grace > 0 {
 			_ = c.proc.Signal(unix.SIGTERM) // the only error is that it ended already
-			timer := time.NewTimer(grace)
+			timer := time.NewTimer(spec.Grace)
 			defer timer.Stop()
 			select {
 			case <-finished:
 				return
 			case <-timer.C:
 			}
+		}
+		if spec.Chroot {
+			_ = c.proc.Signal(killAll) // with it would die the only one who knows what else to kill
+			return
 		}
 		_ = c.proc.Kill()
 	})

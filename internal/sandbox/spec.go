@@ -35,6 +35,10 @@ type Spec struct {
 	Stub string
 	// Root is a folder to use as the root file system directly, in place of an overlay.
 	Root string
+	// Chroot enters Root by chroot(2) alone, with CAP_SYS_CHROOT and nothing else: the command shares all namespaces with
+	// slipway, may not chroot or make device nodes itself, and everything that it started is killed when it ends. There can
+	// be no Mounts and Files, no network but the host's, and no Grace. Package chroot has what is missing.
+	Chroot bool
 
 	// Args is the command. Without a slash, Args[0] is looked up in the PATH of Env, inside the root.
 	Args []string
@@ -125,6 +129,9 @@ func (s *Spec) check() error {
 	}
 	if err := s.checkRoot(); err != nil {
 		return err
+	}
+	if s.Chroot && (s.Root == "" || len(s.Mounts)+len(s.Files) > 0 || s.Network == NetworkNone || s.Insecure || s.Grace > 0) {
+		return fmt.Errorf("chroot takes a root, and no mounts, files, network, privileges or grace: %w", errs.Invalid)
 	}
 	if s.Network != "" && s.Network != NetworkHost && s.Network != NetworkNone {
 		return fmt.Errorf("network %q: %w", s.Network, errs.Invalid)
@@ -237,7 +244,15 @@ func (s *Spec) stub() []string {
 }
 
 // ordinary tells whether a spare process, built for no spec in particular, will do.
-func (s *Spec) ordinary() bool { return s.Network != NetworkNone && !s.Insecure }
+func (s *Spec) ordinary() bool { return s.Network != NetworkNone && !s.Insecure && !s.Chroot }
+
+// arguments are for an init that starts for this spec alone.
+func (s *Spec) arguments() []string {
+	if s.Chroot {
+		return []string{chrootArg}
+	}
+	return nil
+}
 
 // uppers are the folders that the sandbox writes to.
 func (s *Spec) uppers() []string {

@@ -48,7 +48,7 @@ func (b *builder) runProcess(ctx context.Context, ev *step, op *plan.Run, why pu
 	end := &tail{}
 	stdout, stderr := &lines{s: ev, stream: 1, tail: end, hide: b.hide}, &lines{s: ev, stream: 2, tail: end, hide: b.hide}
 	spec.Stdout, spec.Stderr = stdout, stderr
-	result, err := b.launcher.Run(ctx, spec)
+	result, err := b.engine.Run(ctx, spec)
 	stdout.flush()
 	stderr.flush()
 	if err != nil {
@@ -349,11 +349,7 @@ func (b *builder) extract(ctx context.Context, c *tree.Copy, src tree.Tree, sour
 	if _, err := layer.Extract(ctx, draft.Dir(), r, layer.ApplyOptions{}); err != nil {
 		return false, err
 	}
-	folder, err := tree.NewFolder(draft.Dir(), tree.FolderOptions{})
-	if err != nil {
-		return false, err
-	}
-	return true, c.Extract(folder, path.Clean(dest))
+	return true, c.Extract(snapshot.NewView(snapshot.Layer{Dir: draft.Dir()}), path.Clean(dest))
 }
 
 // isArchive says whether a file is a tar, compressed or not: whether its first header can be read.

@@ -54,7 +54,7 @@ func (l Limits) enforce(ctx context.Context, b *builder) error {
 	if l.Memory > 0 || l.CPUs > 0 {
 		g, err := sandbox.NewGroup(ctx, "build", sandbox.Limits{Memory: l.Memory, CPUs: l.CPUs})
 		if err != nil {
-			return fmt.Errorf("limits: %w", err)
+			return unenforceable(err)
 		}
 		b.limits = g
 	}
@@ -62,6 +62,16 @@ func (l Limits) enforce(ctx context.Context, b *builder) error {
 		b.watchDisk()
 	}
 	return nil
+}
+
+// unenforceable refuses limits that would not be kept: a build that was to be bounded must not run without bounds.
+func unenforceable(err error) error {
+	if !errors.Is(err, errs.Denied) && !errors.Is(err, errs.Unavailable) && !errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("limits: %w", err)
+	}
+	err = fmt.Errorf("limits of memory and processors cannot be enforced here: %s: %w", err, errs.Invalid)
+	return errs.Hint(err, "leave --memory and --cpus out, or let slipway write to a cgroup: as root, or in one that was delegated "+
+		"(systemd-run --user --scope -p Delegate=yes slipway build …)")
 }
 
 // watchDisk ends the build when its drafts hold more than it may write. Looking at every file is too slow to do often,

@@ -53,7 +53,10 @@ type Options struct {
 	// points that an image lacks are made for each RUN and taken away again.
 	Stub string
 	// Lock keeps other processes of this machine from working on the same layer until unlock is called.
-	Lock   func(ctx context.Context, d oci.Digest) (unlock func(), err error)
+	Lock func(ctx context.Context, d oci.Digest) (unlock func(), err error)
+	// Engine makes what runs the processes of one build; it may put files of its own into drafts of begin. Default: a
+	// sandbox.Launcher.
+	Engine func(begin func(context.Context) (snapshot.Draft, error)) Engine
 	Now    func() time.Time
 	Logger *slog.Logger // Default: nothing is logged.
 }
@@ -157,27 +160,27 @@ type builder struct {
 	events *events
 	began  time.Time
 
-	images   once[string, *baseImage]
-	keys     map[*plan.Stage][]oci.Digest // of the states: below the first step, and after each
-	fresh    map[int]bool                 // stages whose steps all run, by their places in the file
-	linked   map[*plan.Step]oci.Digest    // of the operations that do not depend on the state below
-	probed   map[*plan.Stage]*probe
-	stages   once[*plan.Stage, *stack]
-	unpack   once[oci.Digest, snapshot.ID]
-	fetched  map[*plan.Remote]*fetched
-	placed   once[string, string]           // folders with files of the context, by path
-	hide     func(string) string            // blanks secrets
-	parts    map[oci.Digest]json.RawMessage // what keys are taken over, while the plan's are; nil afterwards
-	why      *explainer
-	imports  *imports
-	exports  *exports
-	sender   *sender
-	push     *pusher
-	target   map[*plan.Stage]bool // the target and the stages it stands on
-	limits   *sandbox.Group
-	launcher sandbox.Launcher
-	packs    chan struct{} // a place for each layer packed at once
-	unpacks  chan struct{} // a place for each layer unpacked at once
+	images  once[string, *baseImage]
+	keys    map[*plan.Stage][]oci.Digest // of the states: below the first step, and after each
+	fresh   map[int]bool                 // stages whose steps all run, by their places in the file
+	linked  map[*plan.Step]oci.Digest    // of the operations that do not depend on the state below
+	probed  map[*plan.Stage]*probe
+	stages  once[*plan.Stage, *stack]
+	unpack  once[oci.Digest, snapshot.ID]
+	fetched map[*plan.Remote]*fetched
+	placed  once[string, string]           // folders with files of the context, by path
+	hide    func(string) string            // blanks secrets
+	parts   map[oci.Digest]json.RawMessage // what keys are taken over, while the plan's are; nil afterwards
+	why     *explainer
+	imports *imports
+	exports *exports
+	sender  *sender
+	push    *pusher
+	target  map[*plan.Stage]bool // the target and the stages it stands on
+	limits  *sandbox.Group
+	engine  Engine
+	packs   chan struct{} // a place for each layer packed at once
+	unpacks chan struct{} // a place for each layer unpacked at once
 
 	mu     sync.Mutex
 	drafts []snapshot.Draft
@@ -198,6 +201,7 @@ func (s *Solver) Build(ctx context.Context, req Request) (image *build.Image, er
 	ctx, cancel := req.Limits.apply(ctx)
 	defer cancel()
 	b := s.builder(ctx, req)
+	b.engine = s.newEngine(b.begin)
 	defer func() {
 		if cleanup := b.close(); err == nil {
 			err = cleanup
@@ -317,7 +321,7 @@ func (b *builder) close() error {
 			first = err
 		}
 	}
-	keep(b.launcher.Close())
+	keep(b.engine.Close())
 	for _, d := range b.drafts {
 		keep(d.Discard()) // harmless for those that were published
 	}

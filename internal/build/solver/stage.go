@@ -137,7 +137,7 @@ func (b *builder) prefetch(s *plan.Stage, p *probe) {
 			b.stage(from)
 		}
 		if _, ok := step.Op.(*plan.Run); ok {
-			b.launcher.Warm() // a process takes longer to start than the files it will see take to find
+			b.engine.Warm() // a process takes longer to start than the files it will see take to find
 		}
 	}
 }

@@ -12,7 +12,6 @@ import (
 	"slipway/internal/build/plan"
 	"slipway/internal/errs"
 	"slipway/internal/oci"
-	"slipway/internal/sandbox"
 )
 
 // Start says which image to start, and how.
@@ -38,6 +37,7 @@ func (s *Solver) Start(ctx context.Context, r Start) (code int, err error) {
 	ctx, cancel := r.Limits.apply(ctx)
 	defer cancel()
 	b := s.builder(ctx, Request{Limits: r.Limits, Events: r.Events})
+	b.engine = s.newEngine(b.begin)
 	defer func() { err = errors.Join(err, b.close()) }()
 	b.group.Go(func() (err error) {
 		code, err = b.startImage(b.group.ctx, r)
@@ -84,7 +84,7 @@ func (b *builder) startImage(ctx context.Context, r Start) (int, error) {
 		return 0, err
 	}
 	spec.Stdin, spec.Stdout, spec.Stderr = r.Stdin, r.Stdout, r.Stderr
-	res, err := sandbox.Run(ctx, spec)
+	res, err := b.engine.Run(ctx, spec)
 	if err == nil && res.OOM {
 		err = b.req.Limits.memoryError()
 	}

@@ -473,7 +473,7 @@ func xattrs(host string) (map[string]string, error) {
 	}
 	found := map[string]string{}
 	for name := range strings.SplitSeq(strings.TrimSuffix(string(names), "\x00"), "\x00") {
-		if name != "security.capability" && !strings.HasPrefix(name, "user.") || strings.HasPrefix(name, "user.overlay.") {
+		if name != "security.capability" && !strings.HasPrefix(name, "user.") && name != layer.OwnerAttr || strings.HasPrefix(name, "user.overlay.") {
 			continue
 		}
 		value := make([]byte, 64<<10) // XATTR_SIZE_MAX

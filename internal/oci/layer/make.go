@@ -52,8 +52,8 @@ func mknod(t *task, kind uint32, dev uint64) error {
 // named sets by name what attributes sets by descriptor, for files that cannot be opened.
 func (c *crew) named(t *task) error {
 	e := t.entry
-	err := own(e, func(uid, gid int) error { return unix.Fchownat(t.dir.fd, t.name, uid, gid, unix.AT_SYMLINK_NOFOLLOW) })
-	if err != nil {
+	chown := func(uid, gid int) error { return unix.Fchownat(t.dir.fd, t.name, uid, gid, unix.AT_SYMLINK_NOFOLLOW) }
+	if err := own(e, chown, nil); err != nil {
 		return err
 	}
 	if e.Mode.Type() != fs.ModeSymlink {
@@ -147,7 +147,8 @@ func full(err error) error {
 // attributes sets what a new file has besides its content. The order matters: changing the owner clears setuid and
 // capabilities, and everything changes the time.
 func (c *crew) attributes(fd int, e *Entry) error {
-	if err := own(e, func(uid, gid int) error { return unix.Fchown(fd, uid, gid) }); err != nil {
+	chown := func(uid, gid int) error { return unix.Fchown(fd, uid, gid) }
+	if err := own(e, chown, func(v []byte) error { return unix.Fsetxattr(fd, OwnerAttr, v, 0) }); err != nil {
 		return err
 	}
 	if err := unix.Fchmod(fd, unixMode(e.Mode)&^modeType); err != nil {
@@ -175,7 +176,7 @@ func (c *crew) xattrs(fd int, e *Entry) error {
 		}
 	}
 	for name, value := range e.Xattrs {
-		if _, own := overlayAttr(name); own {
+		if _, own := overlayAttr(name); own || name == OwnerAttr {
 			continue // a stranger's layer must not steer our overlay
 		}
 		err := unix.Fsetxattr(fd, name, []byte(value), 0)

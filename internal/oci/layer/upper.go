@@ -174,6 +174,12 @@ func (w *walker) xattr(e *Entry, abs, name string) error {
 	if err != nil {
 		return fmt.Errorf("read extended attribute %s: %w", name, err)
 	}
+	if name == OwnerAttr {
+		if oneID() {
+			e.noted(value)
+		}
+		return nil
+	}
 	if e.Xattrs == nil {
 		e.Xattrs = map[string]string{}
 	}
