@@ -10,14 +10,11 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"slipway/internal/build"
 	"slipway/internal/build/cache/remote"
@@ -71,7 +68,8 @@ type Build struct {
 	Secrets     []Secret
 	SSH         []Agent
 	Compression layer.Compression
-	// Epoch is seconds since 1970, "context" for the commit's time, or "none". Default: none.
+	// Epoch is seconds since 1970, "context" for the commit's time, or "none". Default: the argument SOURCE_DATE_EPOCH,
+	// else none.
 	Epoch    string
 	CacheDir string
 	Limits   solver.Limits
@@ -129,7 +127,7 @@ func (a *App) buildOne(ctx context.Context, r Build, keep bool) (*build.Image, e
 	if err != nil {
 		return nil, fmt.Errorf("build context: %w", errs.Mark(err, errs.Invalid))
 	}
-	epoch, err := sourceEpoch(ctx, r.Epoch, folder.Root())
+	epoch, buildArgs, err := r.sourceEpoch(ctx, folder.Root())
 	if err != nil {
 		return nil, err
 	}
@@ -164,7 +162,7 @@ func (a *App) buildOne(ctx context.Context, r Build, keep bool) (*build.Image, e
 	image, err := a.solver.Build(ctx, solver.Request{
 		File: file,
 		Plan: plan.Options{
-			Target: r.Target, Args: r.Args, Labels: r.Labels, Network: r.Network, Ignore: ignore,
+			Target: r.Target, Args: buildArgs, Labels: r.Labels, Network: r.Network, Ignore: ignore,
 			BuildPlatform: machine(), Platform: platform,
 		},
 		Context: folder, Sums: hasher, Tags: tags, Push: r.Push, SkipPushCheck: r.SkipPushCheck, Shape: r.shape(platform), Compression: r.Compression,
@@ -265,27 +263,6 @@ func dockerfileBytes(r Build, root string) (string, []byte, error) {
 		}
 		return r.File, data, err
 	}
-}
-
-// sourceEpoch is the time that files of the image may not be younger than.
-func sourceEpoch(ctx context.Context, s, root string) (*time.Time, error) {
-	switch s {
-	case "", "none":
-		return nil, nil
-	case "context":
-		out, err := exec.CommandContext(ctx, "git", "-C", root, "show", "--no-patch", "--format=%ct", "HEAD").Output()
-		if err != nil {
-			return nil, errs.Hint(fmt.Errorf("--source-date-epoch context: %s is in no git repository with a commit: %w", root, errs.Invalid),
-				"give the seconds since 1970 instead")
-		}
-		s = strings.TrimSpace(string(out))
-	}
-	n, err := strconv.ParseInt(s, 10, 64)
-	if err != nil || n < 0 {
-		return nil, fmt.Errorf("--source-date-epoch %q: want seconds since 1970, context or none: %w", s, errs.Invalid)
-	}
-	t := time.Unix(n, 0).UTC()
-	return &t, nil
 }
 
 // ignoring answers a tree's questions from an ignore file, folder by folder.

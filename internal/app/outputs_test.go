@@ -72,3 +72,20 @@ func TestPushOfAnIntermediateStage(t *testing.T) {
 		t.Errorf("stats = %+v", got.Stats)
 	}
 }
+
+// filesOf builds the files of an image into a folder and returns what reads them.
+func (w *workshop) filesOf(t *testing.T, b app.Build, dir string) func(name string) string {
+	t.Helper()
+	b.Network = "none"
+	b.Outputs = []output.Output{{Type: output.Local, Dest: dir}}
+	if _, err := w.Build(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	return func(name string) string {
+		data, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Error(err)
+		}
+		return string(data)
+	}
+}

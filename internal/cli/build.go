@@ -96,7 +96,7 @@ func (f *buildFlags) register(flags *pflag.FlagSet) {
 	flags.StringArrayVar(&f.cacheTo, "cache-to", nil, "keep results in a cache outside this machine, `type=registry,ref=REF[,mode=max][,ttl=168h]`, type=local,dest=DIR or type=inline; repeatable")
 	flags.StringVar(&f.CacheDir, "cache-dir", "", "take base images from `DIR`, which 'slipway warm' fills")
 	flags.StringVar(&f.compression, "compression", "gzip", "compress layers with `gzip|zstd|none[:LEVEL]`")
-	flags.StringVar(&f.Epoch, "source-date-epoch", "none", "no file of a layer is younger than `SECONDS` since 1970; context is the commit's time; none leaves times alone")
+	flags.StringVar(&f.Epoch, "source-date-epoch", "", "date the image `SECONDS` after 1970, so that the same input gives the same digest; context is the commit's time; none leaves times alone (default: $SOURCE_DATE_EPOCH, else none)")
 	flags.StringVar(&f.network, "network", "default", "network of RUN: `default|host|none`")
 	flags.StringArrayVar(&f.hosts, "add-host", nil, "let RUN reach `HOST:IP` by name")
 	flags.StringArrayVar(&f.secrets, "secret", nil, "let RUN --mount=type=secret have `id=ID[,src=FILE|,env=VARIABLE]`; repeatable")
@@ -152,6 +152,9 @@ func (f *buildFlags) parse(e env) (err error) {
 	f.Stdin = e.stdin
 	if f.Args, err = pairs("--build-arg", f.args, e.getenv); err != nil {
 		return err
+	}
+	if _, ok := f.Args["SOURCE_DATE_EPOCH"]; !ok && f.Epoch == "" {
+		f.Epoch = e.getenv("SOURCE_DATE_EPOCH")
 	}
 	if f.Labels, err = pairs("--label", f.labels, nil); err != nil {
 		return err

@@ -40,6 +40,7 @@ func (b *builder) runProcess(ctx context.Context, ev *step, op *plan.Run, why pu
 	if err := b.workdir(draft, dirs, op); err != nil {
 		return nil, err
 	}
+	spec.Env = append(spec.Env, b.epochEnv(op)...)
 	held, err := b.mount(ctx, op, spec)
 	if err != nil {
 		return nil, err
@@ -104,7 +105,7 @@ func (b *builder) spec(op *plan.Run, draft snapshot.Draft, dirs []string) (*sand
 // workdir makes the folder that a RUN starts in when nothing has made it: an image may name one that it lacks.
 func (b *builder) workdir(draft snapshot.Draft, dirs []string, op *plan.Run) error {
 	v := snapshot.NewView(folderLayers(dirs)...)
-	c := tree.NewCopy(v, tree.Options{Made: b.created()})
+	c := tree.NewCopy(v, tree.Options{Made: b.made(op)})
 	p, err := tree.Resolve(c, op.Dir, true)
 	if err != nil {
 		return err
@@ -129,7 +130,7 @@ func (b *builder) makeDir(ctx context.Context, op *plan.Mkdir, why purpose, st *
 	if err != nil {
 		return nil, err
 	}
-	opts := tree.Options{Made: b.created()}
+	opts := tree.Options{Made: b.made(op)}
 	if op.Owner != "" {
 		if opts.Owner, err = b.owner(ctx, st, op.Owner); err != nil {
 			return nil, err
@@ -214,7 +215,7 @@ func (b *builder) copyFiles(ctx context.Context, op *plan.Copy, why purpose, par
 	if err != nil {
 		return nil, err
 	}
-	opts := tree.Options{Made: b.created()}
+	opts := tree.Options{Made: b.made(op)}
 	if op.Chown != "" {
 		if opts.Owner, err = b.owner(ctx, st, op.Chown); err != nil {
 			return nil, err
@@ -226,7 +227,7 @@ func (b *builder) copyFiles(ctx context.Context, op *plan.Copy, why purpose, par
 		}
 	}
 	c := tree.NewCopy(v, opts)
-	if err := b.addSources(ctx, c, op, src); err != nil {
+	if err := b.addSources(ctx, c, op, b.dated(src, op.From, op)); err != nil {
 		return nil, err
 	}
 	if alias != "" {

@@ -76,9 +76,8 @@ func (b *builder) assemble(ctx context.Context, st *stack) (*build.Image, error)
 	config.History = st.history
 	config.RootFS.Type = "layers"
 	config.RootFS.DiffIDs = nil
-	if created := stamp(st); created != nil || b.req.Epoch == nil {
-		config.Created = created
-	} else {
+	config.Created = stamp(st)
+	if b.req.Epoch != nil {
 		config.Created = b.req.Epoch
 	}
 	im := &build.Image{}

@@ -30,7 +30,7 @@ type keyed struct {
 	Fetched     []string           `json:",omitempty"` // of what is fetched
 	Platform    string             `json:",omitempty"`
 	Compression *layer.Compression `json:",omitempty"`
-	Epoch       *int64             `json:",omitempty"`
+	Epoch       *int64             `json:",omitempty"` // the operation's date, see dateOps
 	Hosts       []Host             `json:",omitempty"`
 }
 
@@ -38,10 +38,6 @@ func (b *builder) newKey(k keyed) (oci.Digest, error) {
 	k.Version = keyVersion
 	if b.req.Compression != (layer.Compression{}) {
 		k.Compression = &b.req.Compression
-	}
-	if b.req.Epoch != nil {
-		sec := b.req.Epoch.Unix()
-		k.Epoch = &sec
 	}
 	data, err := json.Marshal(k)
 	if err != nil {
@@ -56,6 +52,7 @@ func (b *builder) newKey(k keyed) (oci.Digest, error) {
 
 // computeKeys gives every operation of the plan its key, before anything runs.
 func (b *builder) computeKeys(ctx context.Context) error {
+	b.dateOps()
 	for _, s := range b.graph.Stages { // each after what it needs
 		keys := make([]oci.Digest, 0, len(s.Steps)+1)
 		base, err := b.baseKey(s)
@@ -104,7 +101,7 @@ func (b *builder) opKey(ctx context.Context, s *plan.Stage, st *plan.Step, paren
 		}
 		return b.runKey(op, oci.FormatPlatform(s.Platform), parent, shown)
 	case *plan.Mkdir:
-		return b.newKey(keyed{Parent: parent, Op: "mkdir", Def: *op})
+		return b.newKey(keyed{Parent: parent, Op: "mkdir", Def: *op, Epoch: b.dateKey(op)})
 	case *plan.Copy:
 		content, err := b.sourceKey(ctx, op)
 		if err != nil {
@@ -121,7 +118,7 @@ func (b *builder) opKey(ctx context.Context, s *plan.Stage, st *plan.Step, paren
 func (b *builder) copyKey(op *plan.Copy, parent oci.Digest, content string) (oci.Digest, error) {
 	def := *op
 	def.From, def.Remotes = plan.Source{}, nil
-	return b.newKey(keyed{Parent: parent, Op: "copy", Def: def, Content: content, Fetched: b.fetchedKeys(op)})
+	return b.newKey(keyed{Parent: parent, Op: "copy", Def: def, Content: content, Fetched: b.fetchedKeys(op), Epoch: b.dateKey(op)})
 }
 
 // sourceKey stands for what a COPY reads: the digest of the context's files, or the key of the state they will be

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 
@@ -57,7 +58,7 @@ func (b *builder) mount(ctx context.Context, op *plan.Run, spec *sandbox.Spec) (
 		want := &op.Mounts[i]
 		switch want.Type {
 		case plan.MountBind:
-			err = b.bind(ctx, want, spec, m)
+			err = b.bind(ctx, op, want, spec, m)
 		case plan.MountCache:
 			spec.Mounts = append(spec.Mounts, sandbox.Mount{
 				Type: sandbox.MountBind, Source: caches[i], Target: want.Target, ReadOnly: want.ReadOnly,
@@ -81,9 +82,9 @@ func (b *builder) mount(ctx context.Context, op *plan.Run, spec *sandbox.Spec) (
 }
 
 // bind shows files of the context, a stage or an image. What is written to them goes to a folder that is thrown away.
-func (b *builder) bind(ctx context.Context, want *plan.Mount, spec *sandbox.Spec, m *mounted) error {
+func (b *builder) bind(ctx context.Context, op *plan.Run, want *plan.Mount, spec *sandbox.Spec, m *mounted) error {
 	add := sandbox.Mount{Type: sandbox.MountOverlay, Source: want.Path, Target: want.Target, ReadOnly: want.ReadOnly}
-	dirs, err := b.layersOf(ctx, want.From, want.Path)
+	dirs, err := b.layersOf(ctx, op, want.From, want.Path)
 	if err != nil {
 		return err
 	}
@@ -111,8 +112,8 @@ func (b *builder) bind(ctx context.Context, want *plan.Mount, spec *sandbox.Spec
 	return nil
 }
 
-// layersOf are the folders that hold a source's files, bottom first.
-func (b *builder) layersOf(ctx context.Context, from plan.Source, path string) ([]string, error) {
+// layersOf are the folders that hold the files of a RUN's source, bottom first.
+func (b *builder) layersOf(ctx context.Context, op *plan.Run, from plan.Source, path string) ([]string, error) {
 	switch from.Kind {
 	case plan.FromStage:
 		st, err := b.stage(from.Stage).wait(ctx)
@@ -127,7 +128,8 @@ func (b *builder) layersOf(ctx context.Context, from plan.Source, path string) (
 		}
 		return b.folders(ctx, b.imageStack(im))
 	case plan.FromContext:
-		dir, err := b.placed.start(b.group, path, func() (string, error) { return b.place(b.group.ctx, from, path) }).wait(ctx)
+		key := fmt.Sprint(path, b.epochOf(op))
+		dir, err := b.placed.start(b.group, key, func() (string, error) { return b.place(b.group.ctx, op, from, path) }).wait(ctx)
 		return []string{dir}, err
 	default:
 		return nil, nil
@@ -139,11 +141,12 @@ const placedName = "context"
 
 // place copies a file or folder of the context, once for all RUNs that mount it: without what the ignore file hides,
 // with the owner that COPY would give it, and out of reach of whoever changes the context meanwhile.
-func (b *builder) place(ctx context.Context, from plan.Source, path string) (string, error) {
+func (b *builder) place(ctx context.Context, op *plan.Run, from plan.Source, path string) (string, error) {
 	src, err := b.source(ctx, from)
 	if err != nil {
 		return "", err
 	}
+	src = b.dated(src, from, op)
 	c := tree.NewCopy(tree.Empty{}, tree.Options{})
 	if path == "/" { // whose mode is the machine's business
 		err = c.Add(src, path, "/"+placedName, nil)
@@ -306,7 +309,10 @@ func (b *builder) runKey(op *plan.Run, platform string, parent oci.Digest, shown
 		m.From = plan.Source{} // shown says it
 		def.Mounts[i] = m
 	}
-	return b.newKey(keyed{Parent: parent, Op: "run", Def: def, Shown: shown, Platform: platform, Hosts: b.req.Hosts})
+	if exactEpoch(op) {
+		def.Env = slices.Concat(op.Env, b.epochEnv(op))
+	}
+	return b.newKey(keyed{Parent: parent, Op: "run", Def: def, Shown: shown, Platform: platform, Hosts: b.req.Hosts, Epoch: b.dateKey(op)})
 }
 
 // shown are the mountKeys of a RUN.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"iter"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -42,7 +43,7 @@ func (b *builder) leave(ctx context.Context, c *tree.Copy, why purpose, st *stac
 			return nil, err
 		}
 	}
-	if err := layer.Place(ctx, draft.Dir(), c.Files(), layer.PlaceOptions{Epoch: b.req.Epoch}); err != nil {
+	if err := layer.Place(ctx, draft.Dir(), c.Files(), layer.PlaceOptions{Epoch: b.epoch(why)}); err != nil {
 		return nil, err
 	}
 	r.index = layer.NewIndex(c.Entries())
@@ -54,6 +55,9 @@ func (b *builder) leave(ctx context.Context, c *tree.Copy, why purpose, st *stac
 
 // keepDraft makes a layer of what a process left in its upper directory; nil when that is nothing.
 func (b *builder) keepDraft(ctx context.Context, draft snapshot.Draft, why purpose, st *stack) (*rung, error) {
+	if err := dateFolder(ctx, draft.Dir(), b.epoch(why)); err != nil {
+		return nil, err
+	}
 	empty, err := isEmpty(ctx, draft.Dir())
 	if err != nil {
 		return nil, err
@@ -98,7 +102,7 @@ func (b *builder) keep(ctx context.Context, r *rung, draft snapshot.Draft, st *s
 
 // recorded is a layer that a cache remembers.
 func (b *builder) recorded(ctx context.Context, rec build.Record, key oci.Digest) (*rung, error) {
-	r := &rung{id: resolved(rec.Identity()), created: rec.Created}
+	r := &rung{id: resolved(rec.Identity()), created: b.recordedAt(rec.Created)}
 	if rec.Folder != "" {
 		if id, err := b.Snapshots.Lookup(ctx, rec.Folder); err == nil {
 			r.folder = id
@@ -128,7 +132,7 @@ func (b *builder) packLater(r *rung, rec build.Record, key oci.Digest, below fun
 				r.blob.set(packed{}, err)
 				return err
 			}
-			p, err := b.compress(b.group.ctx, w, layer.Upper(b.group.ctx, b.Snapshots.Dir(r.folder)))
+			p, err := b.compress(b.group.ctx, w, layer.Upper(b.group.ctx, b.Snapshots.Dir(r.folder)), nil) // which is dated
 			err = errors.Join(err, w.Close())
 			r.blob.set(p, err)
 			if err != nil {
@@ -153,7 +157,7 @@ func (b *builder) pack(ctx context.Context, r *rung, draft snapshot.Draft, files
 	r.writer, r.blob, r.id = w, newFuture[packed](), newFuture[oci.Digest]()
 	b.group.Go(func() (err error) {
 		defer func() { err = errors.Join(err, w.Close()) }()
-		p, err := b.compress(b.group.ctx, w, files)
+		p, err := b.compress(b.group.ctx, w, files, b.epoch(why))
 		if why.step != nil {
 			err = b.at(why.step, err)
 		}
@@ -173,14 +177,14 @@ func (b *builder) pack(ctx context.Context, r *rung, draft snapshot.Draft, files
 	return nil
 }
 
-func (b *builder) compress(ctx context.Context, w blobWriter, files iter.Seq2[layer.File, error]) (packed, error) {
+func (b *builder) compress(ctx context.Context, w blobWriter, files iter.Seq2[layer.File, error], epoch *time.Time) (packed, error) {
 	select {
 	case b.packs <- struct{}{}:
 	case <-ctx.Done():
 		return packed{}, context.Cause(ctx)
 	}
 	defer func() { <-b.packs }()
-	res, err := layer.Write(ctx, w, files, layer.Options{Compression: b.req.Compression, Epoch: b.req.Epoch})
+	res, err := layer.Write(ctx, w, files, layer.Options{Compression: b.req.Compression, Epoch: epoch})
 	if err != nil {
 		return packed{}, fmt.Errorf("pack layer: %w", err)
 	}

@@ -116,8 +116,8 @@ type Request struct {
 	CacheTo []Export
 	// CacheInline puts the results of the image's own stages into its manifest, as a cache to read.
 	CacheInline bool
-	// Epoch clamps the times of files in layers and dates the image, so that the same input gives the same digest.
-	// Default: times as they are.
+	// Epoch dates the image, and bounds the times of files in the layers that the build adds, so that the same input
+	// gives the same digest. Default: times as they are.
 	Epoch *time.Time
 	// Hosts are lines added to /etc/hosts of every RUN: a name and its address.
 	Hosts []Host
@@ -176,7 +176,8 @@ type builder struct {
 	exports *exports
 	sender  *sender
 	push    *pusher
-	target  map[*plan.Stage]bool // the target and the stages it stands on
+	target  map[*plan.Stage]bool  // the target and the stages it stands on
+	dates   map[plan.Op]time.Time // of the operations' layers; nil without an epoch
 	limits  *sandbox.Group
 	engine  Engine
 	packs   chan struct{} // a place for each layer packed at once

@@ -243,7 +243,7 @@ func (b *builder) take(ctx context.Context, s *plan.Stage, step *plan.Step, key 
 	if err := b.imports.adopt(ctx, key, hit); err != nil {
 		return nil, err
 	}
-	created := hit.Created
+	created := b.recordedAt(hit.Created)
 	h := oci.History{CreatedBy: step.CreatedBy, Created: &created, EmptyLayer: hit.Empty()}
 	if hit.Empty() {
 		return st.with(h), nil

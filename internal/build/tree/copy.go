@@ -408,7 +408,7 @@ func (c *Copy) file(src Tree, e layer.Entry, to string) (layer.File, error) {
 			return f, err
 		}
 		f.Source = host
-		if folder, ok := src.(*Folder); ok {
+		if folder, ok := undated(src).(*Folder); ok {
 			f.Ctime = folder.ctime(e.Path)
 		}
 	}
