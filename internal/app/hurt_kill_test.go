@@ -2,6 +2,9 @@ package app_test
 
 import (
 	"math/rand/v2"
+	"net/http"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -34,9 +37,9 @@ func TestKilledBuilds(t *testing.T) {
 	registry := startRegistry(t)
 	pushBases(t, registry)
 	dir := write(t, "Dockerfile", stages(registry+"/library/busybox"), "main.txt", strings.Repeat("content\n", 5000), "sub/other.txt", "x")
-	build := func(home, tag, round string) *command {
-		return slipway(t, home, "build", "-t", registry+"/app:"+tag, "--push", "--source-date-epoch", epoch, "--memory", "256m",
-			"--build-arg", "ROUND="+round, dir)
+	build := func(home, tag, round string, flags ...string) *command {
+		args := []string{"build", "-t", registry + "/app:" + tag, "--push", "--source-date-epoch", epoch, "--build-arg", "ROUND=" + round, dir}
+		return slipway(t, home, append(args, flags...)...)
 	}
 	want := build(t.TempDir(), "fresh", "last").digest(t)
 
@@ -52,7 +55,11 @@ func TestKilledBuilds(t *testing.T) {
 	var pids []int
 	finished := 0
 	for i := range builds {
-		c := build(home, "killed", strconv.Itoa(i)).start(t)
+		var flags []string
+		if i%2 == 0 {
+			flags = []string{"--memory", "256m"} // in a cgroup
+		}
+		c := build(home, "killed", strconv.Itoa(i), flags...).start(t)
 		pids = append(pids, c.Process.Pid)
 		time.Sleep(time.Duration(random.Int64N(int64(250 * time.Millisecond)))) // the moment is what is tested
 		below := c.kill(t)
@@ -113,5 +120,58 @@ func TestInterruptedBuild(t *testing.T) {
 				wantNothingLeft(t, home, c.Process.Pid)
 			})
 		})
+	}
+}
+
+// TestKilledWarm kills the filling of a folder of base images in the middle of a layer. The next one leaves nothing of it.
+func TestKilledWarm(t *testing.T) {
+	t.Parallel()
+	needSandbox(t)
+	h := newHostileRegistry(t)
+	f, addr := proxyTo(t, h.addr)
+	reached := make(chan struct{})
+	f.set(fault{"GET", h.layer.String(), 1, func(w http.ResponseWriter, r *http.Request, registry http.Handler) {
+		defer func() {
+			_ = recover() // the proxy gives up on a writer that does
+			close(reached)
+			<-r.Context().Done()
+		}()
+		registry.ServeHTTP(&cutWriter{w, 100_000}, r)
+	}})
+	cacheDir, home := t.TempDir(), t.TempDir()
+	args := []string{"warm", "--image", addr + "/library/busybox", "--cache-dir", cacheDir}
+	c := slipway(t, home, args...).start(t)
+	select {
+	case <-reached:
+	case <-time.After(20 * time.Second):
+		t.Fatal("the layer was not asked for")
+	}
+	left := func() (found []string) {
+		for _, pattern := range []string{"ingest/*", ".tmp-*", "refs/.tmp-*"} {
+			files, err := filepath.Glob(filepath.Join(cacheDir, pattern))
+			if err != nil {
+				t.Fatal(err)
+			}
+			found = append(found, files...)
+		}
+		return found
+	}
+	for deadline := time.Now().Add(10 * time.Second); len(left()) == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("nothing is being written")
+		}
+	}
+	c.kill(t)
+	if code := c.wait(t); code != -1 {
+		t.Errorf("exit status %d, want a kill", code)
+	}
+	if err := os.WriteFile(filepath.Join(cacheDir, "refs/.tmp-1"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if again := slipway(t, home, args...); again.run(t) != 0 {
+		t.Errorf("warming again: %s", again.stderr.String())
+	}
+	if found := left(); len(found) > 0 {
+		t.Errorf("left behind: %v", found)
 	}
 }

@@ -60,9 +60,9 @@ func TestLimits(t *testing.T) {
 				"slipway: hint: allow more with --memory, or with runnerConfig.memory in a pipeline\n",
 		},
 		{
-			"processes' memory together", "for i in 1 2 3 4; do head -c 20000000 /dev/zero | tail >/dev/null & done; wait; sleep 60",
+			"processes' memory together", "for i in 1 2 3 4; do head -c 20000000 /dev/zero | tail >/dev/null & done; wait",
 			[]string{"--memory", "32m"},
-			"slipway: error: DOCKERFILE:2:1: RUN for i in 1 2 3 4; do head -c 20000000 /dev/zero | tail >/dev/null & done; wait; sleep 60: " +
+			"slipway: error: DOCKERFILE:2:1: RUN for i in 1 2 3 4; do head -c 20000000 /dev/zero | tail >/dev/null & done; wait: " +
 				"the memory limit of 32MiB of this build was hit: limit exceeded\n" +
 				"slipway: hint: allow more with --memory, or with runnerConfig.memory in a pipeline\n",
 		},
@@ -75,12 +75,10 @@ func TestLimits(t *testing.T) {
 				neighbour.Stdin = strings.NewReader("FROM " + addr + "/library/busybox\nRUN sleep 1 && head -c 10000000 /dev/zero >/file\nRUN rm /file\n")
 				neighbour.start(t)
 				c := slipway(t, home, append(append([]string{"build"}, tc.flags...), dir)...)
-				began := time.Now()
 				code := c.run(t)
 				if got := strings.ReplaceAll(c.errorLines(), dir+"/Dockerfile", "DOCKERFILE"); code != 5 || got != tc.want {
 					t.Errorf("exit status %d, want 5; mismatch (-want +got):\n%s", code, cmp.Diff(tc.want, got))
 				}
-				t.Logf("took %s", time.Since(began))
 				if c.stdout.Len() > 0 {
 					t.Errorf("stdout %q", c.stdout.String())
 				}

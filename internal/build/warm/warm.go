@@ -36,6 +36,7 @@ import (
 	"slipway/internal/oci/blob"
 	"slipway/internal/oci/blob/dir"
 	"slipway/internal/oci/ref"
+	"slipway/internal/tempfile"
 )
 
 // puller is what filling the folder needs of a registry client.
@@ -47,7 +48,7 @@ type puller interface {
 // Dir is a folder of base images. Its methods may be called at once, also by other processes and machines.
 type Dir struct {
 	path  string
-	blobs blob.Store
+	blobs *dir.Store
 	from  puller
 	found func(manifest string)
 }
@@ -203,8 +204,12 @@ func (d *Dir) learn(r ref.Ref, p oci.Platform, digest oci.Digest) error {
 	return replace(d.refFile(r, p), []byte(line))
 }
 
-// Fill brings an image into the folder, and says whether it was here already. Blobs that are here are not fetched.
+// Fill brings an image into the folder, and says whether it was here already. Blobs that are here are not fetched. What
+// writers that were killed left behind is removed on the way.
 func (d *Dir) Fill(ctx context.Context, r ref.Ref, p oci.Platform) (digest oci.Digest, hit bool, err error) {
+	if err := d.recover(ctx); err != nil {
+		return "", false, err
+	}
 	desc, raw, err := d.resolve(ctx, r, p)
 	if err != nil {
 		return "", false, err
@@ -306,20 +311,29 @@ func (d *Dir) names() (map[oci.Digest]string, error) {
 	return names, nil
 }
 
+// tempPrefix begins the name of a small file that is being written.
+const tempPrefix = ".tmp-"
+
 // replace writes a small file whole, readable by every user of a shared folder.
 func replace(file string, data []byte) (err error) {
-	tmp, err := os.CreateTemp(filepath.Dir(file), ".tmp-*")
+	tmp, err := tempfile.Create(filepath.Dir(file), tempPrefix)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(tmp.Name()))
-		}
-	}()
+	defer func() { err = errors.Join(err, tmp.Close()) }() // after the renaming: what is closed is taken for abandoned
 	_, err = tmp.Write(data)
-	if err := errors.Join(err, tmp.Chmod(0o644), tmp.Sync(), tmp.Close()); err != nil {
-		return err
+	if err = errors.Join(err, tmp.Chmod(0o644), tmp.Sync()); err == nil {
+		err = os.Rename(tmp.Name(), file)
 	}
-	return os.Rename(tmp.Name(), file)
+	if err != nil {
+		return errors.Join(err, os.Remove(tmp.Name()))
+	}
+	return nil
+}
+
+// recover removes what writers that were killed left. Locks tell them from living ones, over NFS, too.
+func (d *Dir) recover(ctx context.Context) error {
+	_, inPath := tempfile.Recover(d.path, tempPrefix)
+	_, inRefs := tempfile.Recover(filepath.Join(d.path, "refs"), tempPrefix)
+	return errors.Join(inPath, inRefs, d.blobs.Recover(ctx))
 }
