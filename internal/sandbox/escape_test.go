@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"slipway/internal/errs"
+	"slipway/internal/isolation/isolationtest"
 	"slipway/internal/sandbox"
 )
 
@@ -100,7 +101,8 @@ func TestEscapeDevicesDoNotWork(t *testing.T) {
 		}
 	})
 	for _, line := range lines(got) {
-		if !strings.HasSuffix(line, "mknod allowed open EACCES") {
+		made, refused := strings.HasSuffix(line, "mknod allowed open EACCES"), strings.HasSuffix(line, "mknod EPERM open ENOENT")
+		if !made && (!refused || isolationtest.Way() == "") {
 			t.Error(line)
 		}
 	}
@@ -116,7 +118,7 @@ func TestEscapeMachinesDevicesCannotBeChanged(t *testing.T) {
 	if err := os.Symlink("busybox", filepath.Join(l.lower, "bin/chmod")); err != nil {
 		t.Fatal(err)
 	}
-	mustRun(t, l, "chmod 600 /dev/null")
+	mustRun(t, l, "chmod 600 /dev/null || true") // in a user namespace it is the machine's own, and refused
 	after, err := os.Stat("/dev/null")
 	if err != nil {
 		t.Fatal(err)
@@ -276,6 +278,9 @@ func TestPrivileges(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
+			if tt.name == "user" {
+				needUsers(t)
+			}
 			got := lines(l.probe(t, []string{"status"}, tt.change))
 			for i := range got {
 				got[i] = strings.TrimSpace(got[i])
@@ -289,6 +294,7 @@ func TestPrivileges(t *testing.T) {
 
 func TestSetuidProgramsWork(t *testing.T) {
 	t.Parallel()
+	needUsers(t)
 	l := busybox(t).withProbe(t)
 	suid := filepath.Join(l.lower, "suid")
 	copyFile(t, filepath.Join(l.lower, probePath), suid)

@@ -6,11 +6,13 @@ import (
 	"path/filepath"
 	"testing"
 
+	"slipway/internal/isolation/isolationtest"
 	"slipway/internal/sandbox"
 )
 
 func TestMain(m *testing.M) {
 	sandbox.Init()
+	isolationtest.Main()
 	switch os.Args[0] {
 	case helperName:
 		os.Exit(helper(os.Args[1:]))
@@ -27,6 +29,14 @@ func needRoot(t testing.TB) {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root: makes namespaces and mounts")
+	}
+}
+
+// needUsers skips tests that run as somebody else where there is nobody else.
+func needUsers(t *testing.T) {
+	t.Helper()
+	if isolationtest.Way() == isolationtest.OneID {
+		t.Skip("needs users besides root")
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -39,6 +40,8 @@ func Ways() []string { return []string{OneID, ManyIDs, Chroot} }
 const (
 	// wayVariable has a test binary go to a place before it runs its tests.
 	wayVariable = "SLIPWAY_TEST_ISOLATION"
+	// thereVariable says that it has got there, to it and to what it starts.
+	thereVariable = "SLIPWAY_TEST_ISOLATED"
 	// userVariable has it become the user first, in a mount namespace in which the machine knows him.
 	userVariable = "SLIPWAY_TEST_USER"
 )
@@ -50,12 +53,12 @@ const (
 )
 
 // Way is how the tests of this process are run, "" for as they are.
-func Way() string { return os.Getenv(wayVariable) }
+func Way() string { return os.Getenv(thereVariable) }
 
 // Main goes where Run has asked it to, and says where that is. TestMain calls it after the Inits of other packages.
 func Main() isolation.Place {
 	isolation.Init()
-	way := Way()
+	way := os.Getenv(wayVariable)
 	if way == "" {
 		return isolation.Place{}
 	}
@@ -76,7 +79,7 @@ func Main() isolation.Place {
 	if err == nil && place.Kind != want[way] {
 		err = fmt.Errorf("got to %s, want %s", place.Kind, want[way])
 	}
-	if err != nil {
+	if err = errors.Join(err, os.Unsetenv(wayVariable), os.Setenv(thereVariable, way)); err != nil {
 		fail(err)
 	}
 	return place
@@ -146,8 +149,12 @@ func Run(t *testing.T, way, tests string) {
 			t.Error(err)
 		}
 	})
+	program := filepath.Join(dir, "isolated.test") // where others can execute it
+	if err := copyProgram(program); err != nil {
+		t.Fatal(err)
+	}
 	var out bytes.Buffer
-	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run="+tests)
+	cmd := exec.CommandContext(t.Context(), program, "-test.run="+tests)
 	cmd.Env = append(os.Environ(), wayVariable+"="+way, "TMPDIR="+dir, "HOME="+dir)
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if way != Chroot {
@@ -157,7 +164,23 @@ func Run(t *testing.T, way, tests string) {
 			t.Fatal(err)
 		}
 	}
-	if err := cmd.Run(); err != nil {
+	if err := cmd.Run(); err != nil || !bytes.HasSuffix(out.Bytes(), []byte("PASS\n")) {
 		t.Errorf("%v\n%s", err, out.Bytes())
 	}
+}
+
+// copyProgram makes a copy of this program.
+func copyProgram(to string) (err error) {
+	in, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, out.Close()) }()
+	_, err = io.Copy(out, in)
+	return err
 }

@@ -1,0 +1,18 @@
+package sandbox_test
+
+import (
+	"testing"
+
+	"slipway/internal/isolation/isolationtest"
+)
+
+// TestIsolated tries the escapes, and all else that a sandbox promises, where slipway is not root.
+func TestIsolated(t *testing.T) {
+	t.Parallel()
+	for _, way := range []string{isolationtest.OneID, isolationtest.ManyIDs} {
+		t.Run(way, func(t *testing.T) {
+			t.Parallel()
+			isolationtest.Run(t, way, "^Test")
+		})
+	}
+}
