@@ -81,18 +81,21 @@ func (l *lines) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.buf = append(l.buf, p...)
+	rest := l.buf // moved to the front once, not for each line: a flood of short ones would cost their square
 	for {
-		i := bytes.IndexByte(l.buf, '\n')
-		if i < 0 && len(l.buf) < longestLine {
-			return len(p), nil
-		}
+		i := bytes.IndexByte(rest, '\n')
 		next := i + 1
 		if i < 0 {
+			if len(rest) < longestLine {
+				break
+			}
 			i, next = longestLine, longestLine
 		}
-		l.emit(l.buf[:i])
-		l.buf = append(l.buf[:0], l.buf[next:]...)
+		l.emit(rest[:i])
+		rest = rest[next:]
 	}
+	l.buf = append(l.buf[:0], rest...)
+	return len(p), nil
 }
 
 // flush sends what is left when the process has ended.
