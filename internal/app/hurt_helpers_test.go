@@ -40,7 +40,7 @@ type command struct {
 // slipway prepares a command line that works on home.
 func slipway(t *testing.T, home string, args ...string) *command {
 	t.Helper()
-	c := &command{Cmd: exec.Command("/proc/self/exe", args...), home: home, done: make(chan struct{})} //nolint:noctx // killed by hand
+	c := &command{Cmd: exec.Command("/proc/self/exe", args...), home: home, done: make(chan struct{})}
 	c.Args[0] = programName
 	c.Env = []string{"SLIPWAY_HOME=" + home, "DOCKER_CONFIG=" + t.TempDir(), "PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}
 	c.Stdout, c.Stderr = &c.stdout, &c.stderr

@@ -45,7 +45,7 @@ func TestKilledBuilds(t *testing.T) {
 
 	const builds = 50
 	seed := uint64(time.Now().UnixNano())
-	random := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // not a secret
+	random := rand.New(rand.NewPCG(seed, 0))
 	defer func() {
 		if t.Failed() {
 			t.Logf("seed %d", seed)

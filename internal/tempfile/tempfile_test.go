@@ -17,7 +17,11 @@ func create(t *testing.T, dir string) *os.File {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { f.Close() })
+	t.Cleanup(func() {
+		if err := f.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
+			t.Error(err)
+		}
+	})
 	return f
 }
 
@@ -81,7 +85,9 @@ func TestCreateBesideRecover(t *testing.T) {
 			t.Error(err)
 			break
 		}
-		f.Close()
+		if err := f.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 	close(stop)
 	wg.Wait()
