@@ -12,6 +12,7 @@ import (
 
 	"slipway/internal/config"
 	"slipway/internal/doctor"
+	"slipway/internal/isolation"
 )
 
 // doctorResult is what "slipway doctor --output json" prints.
@@ -55,7 +56,11 @@ func examine(ctx context.Context, e env, words config.Words, hosts []string, f f
 	if err != nil {
 		return err
 	}
-	findings := doctor.Examine(ctx, doctor.Options{Home: home, Config: settings, Registries: hosts})
+	place, none := isolation.Enter(ctx, isolation.Options{Home: home, Stdin: e.stdin, Stdout: e.stdout, Stderr: e.stderr})
+	if done, ok := errors.AsType[*isolation.Exited](none); ok {
+		return done
+	}
+	findings := doctor.Examine(ctx, doctor.Options{Home: home, Config: settings, Registries: hosts, Place: place, NoPlace: none})
 	var broken []string
 	for _, finding := range findings {
 		if finding.State == doctor.Broken {

@@ -21,6 +21,7 @@ import (
 
 	"slipway/internal/config"
 	"slipway/internal/errs"
+	"slipway/internal/isolation"
 	"slipway/internal/oci/ref"
 	"slipway/internal/oci/registry"
 	"slipway/internal/sandbox"
@@ -52,6 +53,9 @@ type Options struct {
 	Config config.Config
 	// Registries are further hosts to try.
 	Registries []string
+	// Place is where isolation.Enter got, or NoPlace why it got nowhere.
+	Place   isolation.Place
+	NoPlace error
 }
 
 const (
@@ -92,22 +96,22 @@ func (e examination) examine(ctx context.Context, o Options) []Finding {
 	for i, host := range hosts {
 		asking.Go(func() { found[i] = e.registry(ctx, host) })
 	}
-	findings := e.home(ctx, o.Home)
+	findings := append([]Finding{isolated(o)}, e.home(ctx, o)...)
 	findings = append(findings, git(ctx))
 	asking.Wait()
 	return append(findings, found...)
 }
 
 // home looks at the folder of the state, or where it would be made, and what the machine can do there.
-func (e examination) home(ctx context.Context, home string) []Finding {
-	f := Finding{Name: "home", State: OK, Detail: home}
-	dir, err := os.MkdirTemp(existing(home), "slipway-doctor-")
+func (e examination) home(ctx context.Context, o Options) []Finding {
+	f := Finding{Name: "home", State: OK, Detail: o.Home}
+	dir, err := os.MkdirTemp(existing(o.Home), "slipway-doctor-")
 	if err != nil {
 		f.State, f.Detail = Broken, err.Error()
 		f.Hint = "set SLIPWAY_HOME to a folder that this user may write to"
-		return append(e.sandbox(ctx, os.TempDir()), f)
+		return append(e.sandbox(ctx, os.TempDir(), o), f)
 	}
-	findings := append(e.sandbox(ctx, dir), f, disk(dir))
+	findings := append(e.sandbox(ctx, dir, o), f, disk(dir))
 	if err := os.RemoveAll(dir); err != nil {
 		findings = append(findings, Finding{Name: "leftover", State: Missing, Detail: err.Error(), Hint: "remove " + dir})
 	}
@@ -128,12 +132,29 @@ func existing(dir string) string {
 	}
 }
 
-func (e examination) sandbox(ctx context.Context, dir string) []Finding {
+// isolated says how commands are kept apart.
+func isolated(o Options) Finding {
+	f := Finding{Name: "isolation", State: OK, Detail: string(o.Place.Kind), Hint: o.Place.Hint}
+	if o.Place.Note != "" {
+		f.Detail = o.Place.Note
+	}
+	switch {
+	case o.NoPlace != nil:
+		f.State, f.Detail, f.Hint = Broken, o.NoPlace.Error(), errs.HintOf(o.NoPlace)
+	case f.Hint != "":
+		f.State = Missing
+	}
+	return f
+}
+
+func (e examination) sandbox(ctx context.Context, dir string, o Options) []Finding {
 	findings := []Finding{}
 	for _, p := range e.machine(ctx, dir) {
 		f := Finding{Name: p.Name, State: OK, Detail: strings.ReplaceAll(p.Detail, dir, "slipway's home"), Hint: p.Hint}
 		switch {
 		case p.OK:
+		case slices.Contains([]string{"root", "sandbox"}, p.Name) && o.NoPlace == nil && o.Place.Kind == isolation.PrivateRoot:
+			f.State = Missing // chroot needs neither
 		case slices.Contains([]string{"root", "kernel", "sandbox", "seccomp"}, p.Name):
 			f.State = Broken
 		default:

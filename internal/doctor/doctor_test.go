@@ -13,6 +13,7 @@ import (
 
 	"slipway/internal/config"
 	"slipway/internal/errs"
+	"slipway/internal/isolation"
 	"slipway/internal/oci/ref"
 	"slipway/internal/sandbox"
 )
@@ -49,10 +50,12 @@ func TestExamine(t *testing.T) {
 			MapRegistry:        map[string]string{"vpc.example": "registry.lan:5000/prefix"},
 		},
 		Registries: []string{"private.lan"},
+		Place:      isolation.Place{Kind: isolation.PrivateRoot, Note: "a chroot", Hint: "be root"},
 	})
 	want := []Finding{
+		{Name: "isolation", State: Missing, Detail: "a chroot", Hint: "be root"},
 		{Name: "root", State: OK, Detail: "user 0"},
-		{Name: "sandbox", State: Broken, Detail: "no overlay", Hint: "modprobe overlay"},
+		{Name: "sandbox", State: Missing, Detail: "no overlay", Hint: "modprobe overlay"},
 		{Name: "fuse", State: Missing, Detail: "no /dev/fuse"},
 		{Name: "home", State: OK, Detail: filepath.Join(parent, "not", "yet")},
 		{Name: "disk"},
@@ -79,7 +82,7 @@ func TestExamine(t *testing.T) {
 func TestHomeThatCannotBe(t *testing.T) {
 	t.Parallel()
 	// A folder of /proc: not even root may write there.
-	findings := examination{machine: machine()}.home(t.Context(), "/proc/self/fdinfo")
+	findings := examination{machine: machine()}.home(t.Context(), Options{Home: "/proc/self/fdinfo"})
 	if len(findings) != 1 || findings[0].State != Broken || !strings.Contains(findings[0].Hint, "SLIPWAY_HOME") {
 		t.Errorf("findings %+v, want a broken home", findings)
 	}
@@ -95,5 +98,28 @@ func TestRegistryThatSaysNothing(t *testing.T) {
 	}
 	if f := e.registry(ctx, "not a host"); f.State != Missing || f.Detail == "" {
 		t.Errorf("finding %+v for a host that cannot be", f)
+	}
+}
+
+// Where nothing isolates, nothing is built; where something does, a sandbox that fails is broken.
+func TestIsolation(t *testing.T) {
+	t.Parallel()
+	e := examination{machine: machine(sandbox.Finding{Name: "sandbox", Detail: "no overlay"})}
+	for _, o := range []Options{
+		{NoPlace: errs.Hint(errors.New("no user namespaces"), "sysctl a=b")},
+		{Place: isolation.Place{Kind: isolation.Privileged}},
+	} {
+		o.Home = t.TempDir()
+		if f := e.home(t.Context(), o)[0]; f.State != Broken {
+			t.Errorf("sandbox = %+v, want broken", f)
+		}
+		f := isolated(o)
+		want := Finding{Name: "isolation", State: OK, Detail: "namespaces"}
+		if o.NoPlace != nil {
+			want = Finding{Name: "isolation", State: Broken, Detail: "no user namespaces", Hint: "sysctl a=b"}
+		}
+		if diff := cmp.Diff(want, f); diff != "" {
+			t.Errorf("isolation mismatch (-want +got):\n%s", diff)
+		}
 	}
 }

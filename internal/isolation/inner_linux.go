@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -125,10 +126,23 @@ func placeInside() (Place, error) {
 	}
 	if ids(list) == 1 {
 		p.Kind = SingleID
+		p.Hint = moreIDs(list, string(gids))
 		p.Note = "isolation in a user namespace with one id: files that images give to other users are root's, and commands " +
 			"cannot run as other users or give files to them; slipway doctor says how to get more ids"
 	}
 	return p, nil
+}
+
+// moreIDs says what keeps the user outside, who is root inside, from having subordinate ids.
+func moreIDs(uids []extent, gids string) string {
+	list, err := parseMap(gids)
+	if err != nil || len(list) == 0 {
+		return ""
+	}
+	if _, err = findSubordinate(uids[0].outside, list[0].outside); err != nil {
+		return err.Error() + ": " + errs.HintOf(err)
+	}
+	return "newuidmap refused the ids of " + subuidFile + ": see whether it is setuid root (apt-get install --reinstall uidmap)"
 }
 
 // procUsable finds out whether the kernel will mount a /proc: it does not where a container hides parts of its own.
@@ -157,10 +171,14 @@ func hiddenInProc(mountinfo string) string {
 
 // overlayUsable mounts an overlay on the file system that will hold them.
 func overlayUsable(home string) (err error) {
-	if err := os.MkdirAll(home, 0o700); err != nil {
-		return err
+	at := home // or where it will be made
+	for at != filepath.Dir(at) {
+		if _, err := os.Stat(at); !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		at = filepath.Dir(at)
 	}
-	dir, err := os.MkdirTemp(home, "try-")
+	dir, err := os.MkdirTemp(at, "slipway-try-")
 	if err != nil {
 		return err
 	}
@@ -175,7 +193,7 @@ func overlayUsable(home string) (err error) {
 		return err
 	}
 	defer unix.Close(fd)
-	at := "/proc/self/fd/" + strconv.Itoa(fd) // a path without the characters that separate options
+	at = "/proc/self/fd/" + strconv.Itoa(fd) // a path without the characters that separate options
 	options := fmt.Sprintf("userxattr,lowerdir=%s/lower,upperdir=%s/upper,workdir=%s/work", at, at, at)
 	if err := unix.Mount("overlay", at+"/merged", "overlay", 0, options); err != nil {
 		return errs.Hint(fmt.Errorf("mount an overlay in %s: %w", home, err),

@@ -50,6 +50,8 @@ type Place struct {
 	Kind Kind
 	// Note says, for people, that it is not the usual way and what that costs. "" when it is.
 	Note string
+	// Hint is what to do for a better one. "" when there is none.
+	Hint string
 	// State is part of the names of folders that only places like this one can share: owners and the marks of overlays
 	// are written differently elsewhere. "" for the usual way.
 	State string
@@ -59,7 +61,7 @@ type Place struct {
 type Options struct {
 	// Mode is what was asked for. Default: Auto.
 	Mode Mode
-	// Home is where snapshots will be; it is made when it is missing. A process in a user namespace finds it as
+	// Home is where snapshots will be. It need not exist. A process in a user namespace finds it as
 	// SLIPWAY_HOME in its environment.
 	Home string
 	// Stdin, Stdout and Stderr go to the process in the user namespace: files are handed over as they are.
@@ -84,7 +86,7 @@ func Enter(ctx context.Context, o Options) (Place, error) {
 		return arrive(o, link)
 	}
 	if o.Mode == Chroot {
-		return privateRoot("it was asked for")
+		return privateRoot("it was asked for", "")
 	}
 	if privileged() {
 		return Place{Kind: Privileged}, nil
@@ -94,19 +96,19 @@ func Enter(ctx context.Context, o Options) (Place, error) {
 		return Place{}, err
 	}
 	if o.Mode != Namespaces && canChroot() {
-		return privateRoot(err.Error())
+		return privateRoot(err.Error(), hint(err))
 	}
 	return Place{}, errs.Hint(errs.Mark(fmt.Errorf("isolation: %w", err), errs.Unavailable), hint(err))
 }
 
 // privateRoot is the most modest way.
-func privateRoot(why string) (Place, error) {
+func privateRoot(why, better string) (Place, error) {
 	if !canChroot() {
 		err := fmt.Errorf("isolation chroot: needs root with CAP_SYS_CHROOT: %w", errs.Invalid)
 		return Place{}, errs.Hint(err, "use --isolation namespaces, which needs no root; see slipway doctor")
 	}
 	return Place{
-		Kind: PrivateRoot, State: "-chroot",
+		Kind: PrivateRoot, State: "-chroot", Hint: better,
 		Note: "isolation chroot (" + why + "): commands have no /proc and /sys, see the machine's network and can signal its processes; " +
 			"secrets are on disk while a command runs",
 	}, nil
