@@ -28,39 +28,48 @@ func TestLimits(t *testing.T) {
 	needSandbox(t)
 	addr := startRegistry(t)
 	pushBases(t, addr)
+	noise := make([]byte, 20<<20)
+	random := rand.NewChaCha8([32]byte{7})
+	_, _ = random.Read(noise) // never fails
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for _, tc := range []struct {
-		name, run string
-		flags     []string
-		want      string
+		name, step string
+		flags      []string
+		want       string
 	}{
 		{
-			"time", "mkdir /made && sleep 60",
+			"time", "RUN mkdir /made && sleep 60",
 			[]string{"--timeout", "400ms"},
 			"slipway: error: the time limit of 400ms of this build was hit: limit exceeded\n" +
 				"slipway: hint: allow more with --timeout, or with runnerConfig.timeout in a pipeline\n",
 		},
 		{
-			"disk", "dd if=/dev/zero of=/big bs=1M count=64 && sleep 60",
+			"disk", "RUN dd if=/dev/zero of=/big bs=1M count=64 && sleep 60",
 			[]string{"--disk", "16m"},
 			"slipway: error: the disk limit of 16MiB of this build was hit: limit exceeded\n" +
 				"slipway: hint: allow more with --disk, or with runnerConfig.diskSize in a pipeline\n",
 		},
 		{
-			"memory", "tail /dev/zero",
+			"disk by a layer", "COPY noise /",
+			[]string{"--disk", "16m"},
+			"slipway: error: the disk limit of 16MiB of this build was hit: limit exceeded\n" +
+				"slipway: hint: allow more with --disk, or with runnerConfig.diskSize in a pipeline\n",
+		},
+		{
+			"memory", "RUN tail /dev/zero",
 			[]string{"--memory", "32m"},
 			"slipway: error: DOCKERFILE:2:1: RUN tail /dev/zero: the memory limit of 32MiB of this build was hit: limit exceeded\n" +
 				"slipway: hint: allow more with --memory, or with runnerConfig.memory in a pipeline\n",
 		},
 		{
-			"memory of a child", "tail /dev/zero; echo survived",
+			"memory of a child", "RUN tail /dev/zero; echo survived",
 			[]string{"--memory", "32m"},
 			"slipway: error: DOCKERFILE:2:1: RUN tail /dev/zero; echo survived: the memory limit of 32MiB of this build was hit: limit exceeded\n" +
 				"slipway: hint: allow more with --memory, or with runnerConfig.memory in a pipeline\n",
 		},
 		{
-			"processes' memory together", "for i in 1 2 3 4; do head -c 20000000 /dev/zero | tail >/dev/null & done; wait",
+			"processes' memory together", "RUN for i in 1 2 3 4; do head -c 20000000 /dev/zero | tail >/dev/null & done; wait",
 			[]string{"--memory", "32m"},
 			"slipway: error: DOCKERFILE:2:1: RUN for i in 1 2 3 4; do head -c 20000000 /dev/zero | tail >/dev/null & done; wait: " +
 				"the memory limit of 32MiB of this build was hit: limit exceeded\n" +
@@ -69,7 +78,7 @@ func TestLimits(t *testing.T) {
 	} {
 		wg.Go(func() {
 			t.Run(tc.name, func(t *testing.T) {
-				dir := write(t, "Dockerfile", "FROM "+addr+"/library/busybox\nRUN "+tc.run+"\n")
+				dir := write(t, "Dockerfile", "FROM "+addr+"/library/busybox\n"+tc.step+"\n", "noise", string(noise))
 				home := t.TempDir()
 				neighbour := slipway(t, home, "build", "--memory", "512m", "--disk", "1g", "--timeout", "1m", "-f", "-", dir)
 				neighbour.Stdin = strings.NewReader("FROM " + addr + "/library/busybox\nRUN sleep 1 && head -c 10000000 /dev/zero >/file\nRUN rm /file\n")

@@ -13,6 +13,7 @@ import (
 	"github.com/docker/go-units"
 
 	"slipway/internal/errs"
+	"slipway/internal/oci/blob"
 	"slipway/internal/sandbox"
 )
 
@@ -69,12 +70,44 @@ func unenforceable(err error) error {
 	if !errors.Is(err, errs.Denied) && !errors.Is(err, errs.Unavailable) && !errors.Is(err, fs.ErrPermission) {
 		return fmt.Errorf("limits: %w", err)
 	}
-	err = fmt.Errorf("limits of memory and processors cannot be enforced here: %s: %w", err, errs.Invalid)
+	err = fmt.Errorf("limits of memory and processors cannot be enforced here: %w: %w", err, errs.Invalid)
 	return errs.Hint(err, "leave --memory and --cpus out, or let slipway write to a cgroup: as root, or in one that was delegated "+
 		"(systemd-run --user --scope -p Delegate=yes slipway build …)")
 }
 
-// watchDisk ends the build when its drafts hold more than it may write. Looking at every file is too slow to do often,
+// createBlob begins a blob that counts against the limit of the disk.
+func (b *builder) createBlob(ctx context.Context) (blob.Writer, error) {
+	w, err := b.Blobs.Create(ctx)
+	if err != nil || b.req.Limits.Disk <= 0 {
+		return w, err
+	}
+	m := metered{w, b}
+	if sum, ok := w.(blob.Summer); ok {
+		return struct {
+			metered
+			blob.Summer
+		}{m, sum}, nil
+	}
+	return m, nil
+}
+
+// metered is a blob whose writing ends the build when the limit is hit. What drafts hold is watched, which takes longer.
+type metered struct {
+	blob.Writer
+	b *builder
+}
+
+func (m metered) Write(p []byte) (int, error) {
+	limits := m.b.req.Limits
+	if m.b.written.Add(int64(len(p))) > limits.Disk {
+		err := limits.diskError()
+		m.b.group.fail(err) // not of what is written just now
+		return 0, err
+	}
+	return m.Writer.Write(p)
+}
+
+// watchDisk ends the build when its drafts and blobs hold more than it may write. Looking at every file is too slow to do often,
 // so it is done only after the file system has filled by what was still allowed at the last look, or nearly.
 func (b *builder) watchDisk() {
 	watched := make(chan struct{})
@@ -92,7 +125,7 @@ func (b *builder) watchDisk() {
 				return
 			case <-tick.C:
 			}
-			over, err := w.over(b.draftDirs())
+			over, err := w.over(b.draftDirs(), b.written.Load())
 			if err != nil {
 				b.group.fail(fmt.Errorf("watch the disk: %w", err))
 				return
@@ -125,7 +158,8 @@ type diskWatch struct {
 	free  int64 // on the file system, then
 }
 
-func (w *diskWatch) over(dirs []string) (bool, error) {
+// over says whether the folders hold more than is left of the limit after blobs of the given size.
+func (w *diskWatch) over(dirs []string, blobs int64) (bool, error) {
 	if len(dirs) == 0 {
 		return false, nil
 	}
@@ -134,7 +168,7 @@ func (w *diskWatch) over(dirs []string) (bool, error) {
 		return false, err
 	}
 	// Others write to the file system too: that only makes the looks more frequent.
-	if grown := w.free - free; w.free != 0 && w.used+grown < w.limit {
+	if grown := w.free - free; w.free != 0 && w.used+grown+blobs < w.limit {
 		return false, nil
 	}
 	w.free, w.used = free, 0
@@ -145,7 +179,7 @@ func (w *diskWatch) over(dirs []string) (bool, error) {
 		}
 		w.used += n
 	}
-	return w.used > w.limit, nil
+	return w.used+blobs > w.limit, nil
 }
 
 func freeBytes(dir string) (int64, error) {

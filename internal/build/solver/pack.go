@@ -127,7 +127,7 @@ func (b *builder) packLater(r *rung, rec build.Record, key oci.Digest, below fun
 	r.id, r.blob = resolved(rec.Folder), newFuture[packed]()
 	r.begin = sync.OnceFunc(func() {
 		b.group.Go(func() error {
-			w, err := b.Blobs.Create(b.group.ctx)
+			w, err := b.createBlob(b.group.ctx)
 			if err != nil {
 				r.blob.set(packed{}, err)
 				return err
@@ -150,7 +150,7 @@ func (b *builder) packLater(r *rung, rec build.Record, key oci.Digest, below fun
 // pack starts to compress a layer. The rung's blob is set when it is in the store; the layer is remembered under its
 // keys when it is also known what it stands on.
 func (b *builder) pack(ctx context.Context, r *rung, draft snapshot.Draft, files iter.Seq2[layer.File, error], st *stack, why purpose) error {
-	w, err := b.Blobs.Create(ctx)
+	w, err := b.createBlob(ctx)
 	if err != nil {
 		return err
 	}

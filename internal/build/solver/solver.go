@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"slipway/internal/build"
@@ -182,6 +183,7 @@ type builder struct {
 	engine  Engine
 	packs   chan struct{} // a place for each layer packed at once
 	unpacks chan struct{} // a place for each layer unpacked at once
+	written atomic.Int64  // bytes of blobs, counted when the disk has a limit
 
 	mu     sync.Mutex
 	drafts []snapshot.Draft

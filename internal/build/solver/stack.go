@@ -322,7 +322,7 @@ func (b *builder) openLayer(ctx context.Context, r *rung, desc oci.Descriptor) (
 	if err != nil {
 		return nil, err
 	}
-	w, err := b.Blobs.Create(ctx)
+	w, err := b.createBlob(ctx)
 	if err != nil {
 		return nil, errors.Join(err, remote.Close())
 	}
