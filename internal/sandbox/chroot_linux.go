@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"sync/atomic"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -32,15 +33,15 @@ func capabilities(spec *Spec) []uintptr {
 }
 
 // runChroot carries out a request without any namespace.
-func runChroot(spec *Spec) *report {
-	ended, err := chrootAndRun(spec)
+func runChroot(spec *Spec, who *syscall.Credential) *report {
+	ended, err := chrootAndRun(spec, who)
 	if err != nil {
 		return &report{Failure: newFailure(err)}
 	}
 	return &report{Exit: ended}
 }
 
-func chrootAndRun(spec *Spec) (*exit, error) {
+func chrootAndRun(spec *Spec, who *syscall.Credential) (*exit, error) {
 	t, err := newTribe()
 	if err != nil {
 		return nil, err
@@ -48,7 +49,7 @@ func chrootAndRun(spec *Spec) (*exit, error) {
 	if err := enterChroot(spec); err != nil {
 		return nil, err
 	}
-	pid, err := start(spec)
+	pid, err := start(spec, who)
 	if err != nil {
 		return nil, err
 	}

@@ -87,10 +87,7 @@ func setLimits() error {
 }
 
 // start gives up privileges and starts the command, which inherits what is left.
-func start(spec *Spec) (pid int, err error) {
-	if err := checkUser(spec); err != nil {
-		return 0, err
-	}
+func start(spec *Spec, who *syscall.Credential) (pid int, err error) {
 	program, err := lookPath(spec)
 	if err != nil {
 		return 0, err
@@ -105,7 +102,7 @@ func start(spec *Spec) (pid int, err error) {
 		Files: []uintptr{0, 1, 2},
 		Sys: &syscall.SysProcAttr{
 			Setsid:     true,
-			Credential: &syscall.Credential{Uid: spec.UID, Gid: spec.GID, Groups: spec.Groups, NoSetGroups: noGroups()},
+			Credential: who,
 		},
 	}
 	if spec.Chroot {

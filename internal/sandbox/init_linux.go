@@ -57,8 +57,12 @@ func (in *initProcess) run() *report {
 	if errors.Is(err, io.EOF) {
 		return nil
 	}
+	if err != nil {
+		return &report{Failure: newFailure(err)}
+	}
+	who, err := credential(req.Spec)
 	if err == nil && req.Spec.Chroot {
-		return runChroot(req.Spec)
+		return runChroot(req.Spec, who)
 	}
 	if err == nil {
 		err = in.enter(req)
@@ -71,7 +75,7 @@ func (in *initProcess) run() *report {
 		signals = newForwarder()
 	}
 	signals.deafen()
-	pid, err := start(req.Spec)
+	pid, err := start(req.Spec, who)
 	if err != nil {
 		return &report{Failure: newFailure(err)}
 	}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -27,6 +28,14 @@ func noGroups() bool {
 	}
 	said, err := os.ReadFile("/proc/self/setgroups")
 	return err == nil && strings.TrimSpace(string(said)) == "deny"
+}
+
+// credential is whom a command runs as. It has to be known before the root changes: inside there may be no /proc.
+func credential(spec *Spec) (*syscall.Credential, error) {
+	if err := checkUser(spec); err != nil {
+		return nil, err
+	}
+	return &syscall.Credential{Uid: spec.UID, Gid: spec.GID, Groups: spec.Groups, NoSetGroups: noGroups()}, nil
 }
 
 // checkUser refuses ids that the user namespace does not have, in words of a Dockerfile. The kernel would say EINVAL.
