@@ -209,6 +209,9 @@ func removeDir(dir string) error {
 
 func killAll(dir string) error {
 	data, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) {
+		return nil // others recover, too, and have removed it
+	}
 	if err != nil {
 		return err
 	}

@@ -159,3 +159,11 @@ func FuzzParse(f *testing.F) {
 	f.Add("4:memory:/a\n", "31 30 0:27 / /m rw - cgroup cgroup rw,memory\n")
 	f.Fuzz(func(_ *testing.T, own, mounts string) { parse("/", own, mounts) })
 }
+
+// Two that recover at the same time remove the same groups: what one has removed is no failure of the other.
+func TestKillAllOfARemovedGroup(t *testing.T) {
+	t.Parallel()
+	if err := killAll(filepath.Join(t.TempDir(), "removed")); err != nil {
+		t.Errorf("killAll: %v", err)
+	}
+}
