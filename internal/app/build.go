@@ -28,6 +28,7 @@ import (
 	"slipway/internal/oci"
 	"slipway/internal/oci/layer"
 	"slipway/internal/oci/ref"
+	"slipway/internal/oci/sign"
 )
 
 // Build says what `slipway build` was asked for.
@@ -45,11 +46,13 @@ type Build struct {
 	Push bool
 	// SkipPushCheck does not ask, before building, whether the push will be allowed.
 	SkipPushCheck bool
-	Outputs       []output.Output
-	Target        string
-	Args          map[string]string
-	Labels        map[string]string
-	Annotations   []build.Annotation
+	// Key signs what is pushed. Default: nothing is signed.
+	Key         *sign.Signer
+	Outputs     []output.Output
+	Target      string
+	Args        map[string]string
+	Labels      map[string]string
+	Annotations []build.Annotation
 	// DockerTypes states the image with Docker's media types instead of the OCI's.
 	DockerTypes bool
 	// Squash makes one layer of all that the build adds to its base image.
@@ -90,19 +93,24 @@ func (r *Build) FilesAlone() bool {
 const sumsDir = "sums"
 
 // Build builds an image, pushes it to every tag when asked to, and writes its outputs.
-func (a *App) Build(ctx context.Context, r Build) (_ *build.Image, err error) {
+func (a *App) Build(ctx context.Context, r Build) (image *build.Image, err error) {
 	end, err := a.begin(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = a.hintFull(errors.Join(err, end(err != nil, r.Events))) }()
-	if platforms := strings.Split(r.Platform, ","); len(platforms) > 1 {
-		return a.buildIndex(ctx, r, platforms)
-	}
-	if err := r.checkOne(); err != nil {
+	if err := r.checkTrust(); err != nil {
 		return nil, err
 	}
-	return a.buildOne(ctx, r, false)
+	if platforms := strings.Split(r.Platform, ","); len(platforms) > 1 {
+		image, err = a.buildIndex(ctx, r, platforms)
+	} else if err = r.checkOne(); err == nil {
+		image, err = a.buildOne(ctx, r, false)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return image, a.sign(ctx, r, image)
 }
 
 // buildOne builds for one platform. With keep, every layer is in the blob store afterwards.

@@ -38,6 +38,7 @@ type buildFlags struct {
 	annotations []string
 	mediaTypes  mediaTypes
 	retries     int
+	key         string
 	hosts       []string
 	outputs     []string
 	secrets     []string
@@ -192,8 +193,8 @@ func (f *buildFlags) parse(e env) (err error) {
 	if f.SSH, err = parseEach(f.ssh, parseSSH); err != nil {
 		return err
 	}
-	if f.retries < 0 {
-		return fmt.Errorf("--push-retry %d: cannot be negative: %w", f.retries, errs.Invalid)
+	if err := f.parsePush(e); err != nil {
+		return err
 	}
 	return f.parseOutputs(e)
 }
