@@ -184,7 +184,7 @@ func IsHTTP(s string) bool {
 	if !strings.HasPrefix(s, "http://") && !strings.HasPrefix(s, "https://") {
 		return false
 	}
-	_, isGit, _ := ParseGit(s) //nolint:errcheck // an address with a mistake in it is one, too
+	_, isGit, _ := ParseGit(s) // an address with a mistake in it is one, too
 	return !isGit
 }
 

@@ -228,7 +228,7 @@ func TestSilentServerIsGivenUp(t *testing.T) {
 	url := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/half" {
 			fmt.Fprint(w, "half")
-			_ = http.NewResponseController(w).Flush() //nolint:errcheck // the client says what came
+			_ = http.NewResponseController(w).Flush() // the client says what came
 		}
 		<-done
 	})

@@ -75,7 +75,7 @@ func (a *agent) accept() {
 		}
 		a.wg.Go(func() {
 			defer client.Close()
-			server, err := net.Dial("unix", a.target)
+			server, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: a.target, Net: "unix"})
 			if err != nil { // the client learns that its agent is gone
 				return
 			}

@@ -115,7 +115,9 @@ func TestAgentPassesOnlyWhatLoggingInTakes(t *testing.T) {
 		if n, err := c.Read(make([]byte, 1)); err == nil {
 			t.Errorf("a closed agent said %d bytes", n)
 		}
-		c.Close()
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

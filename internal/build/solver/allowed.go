@@ -23,9 +23,12 @@ func (b *builder) checkPush() {
 
 func (b *builder) mayPush(ctx context.Context, repo ref.Ref) error {
 	err := b.Registry.CanPush(ctx, repo)
-	switch {
-	case err == nil || ctx.Err() != nil:
+	if err == nil {
 		return nil
+	}
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
 	case errors.Is(err, errs.Denied):
 		return fmt.Errorf("before building: %w", err)
 	case errors.Is(err, errs.NotFound):

@@ -83,12 +83,12 @@ func (b *builder) squashed(ctx context.Context, base, own, st *stack) (*rung, er
 		return nil, err
 	}
 	ev := b.events.start(fmt.Sprintf("squash %d layers", len(own.rungs)))
-	r, err := b.squashAnew(ctx, base, own, st, key)
+	r, err := b.squashAnew(ctx, base, st, key)
 	ev.end("", err)
 	return r, err
 }
 
-func (b *builder) squashAnew(ctx context.Context, base, own, st *stack, key oci.Digest) (*rung, error) {
+func (b *builder) squashAnew(ctx context.Context, base, st *stack, key oci.Digest) (*rung, error) {
 	dirs, err := b.folders(ctx, st)
 	if err != nil {
 		return nil, err

@@ -293,7 +293,7 @@ func (u *upload) sendChunks(ctx context.Context, size int64) (err error) {
 			}
 		}
 		switch {
-		case err == io.EOF, err == io.ErrUnexpectedEOF: //nolint:errorlint // ReadFull's own, which say that all is sent; not a source's
+		case err == io.EOF, err == io.ErrUnexpectedEOF: // ReadFull's own, which say that all is sent; not a source's
 			return u.complete(ctx)
 		case err != nil:
 			return err
