@@ -333,7 +333,7 @@ func (b *builder) extract(ctx context.Context, c *tree.Copy, src tree.Tree, sour
 	}
 	e, err := src.Lstat(real)
 	if err != nil || !e.Mode.IsRegular() {
-		return false, nil //nolint:nilerr // Add reports what is wrong with it
+		return false, nil // Add reports what is wrong with it
 	}
 	if ok, err := isArchive(src, real); err != nil || !ok {
 		return false, err
@@ -362,7 +362,7 @@ func isArchive(src tree.Tree, p string) (_ bool, err error) {
 	defer func() { err = errors.Join(err, r.Close()) }()
 	plain, err := layer.Decompress(r)
 	if err != nil {
-		return false, nil //nolint:nilerr // not compressed in any way that is known: not an archive
+		return false, nil // not compressed in any way that is known: not an archive
 	}
 	defer func() { err = errors.Join(err, plain.Close()) }()
 	_, err = tar.NewReader(plain).Next()
