@@ -73,6 +73,9 @@ func (o *once[K, T]) start(g *group, key K, work func() (T, error)) *future[T] {
 	o.m[key] = f
 	g.Go(func() error {
 		v, err := work()
+		if err != nil {
+			g.fail(err) // before those who wait can: the build fails of this, not of what they say of it
+		}
 		f.set(v, err)
 		return err
 	})

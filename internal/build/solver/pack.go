@@ -161,6 +161,9 @@ func (b *builder) pack(ctx context.Context, r *rung, draft snapshot.Draft, files
 		if why.step != nil {
 			err = b.at(why.step, err)
 		}
+		if err != nil {
+			b.group.fail(err) // before those who wait for the layer can
+		}
 		r.blob.set(p, err)
 		r.id.set(p.diffID, err)
 		if err != nil {
