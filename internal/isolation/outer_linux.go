@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"runtime"
@@ -212,10 +213,15 @@ func code(state *os.ProcessState) int {
 
 // makeError explains why a user namespace could not be made.
 func makeError(err error) error {
-	err = fmt.Errorf("make a user namespace: %w", err)
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
+		err = p.Err // which program it was to run says nothing
+	}
 	switch {
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EUSERS):
-		return errs.Hint(err, "sysctl user.max_user_namespaces=65536")
+		return errs.Hint(errors.New("make a user namespace: user.max_user_namespaces allows no more"), "sysctl user.max_user_namespaces=65536")
+	}
+	err = fmt.Errorf("make a user namespace: %w", err)
+	switch {
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
 		return errs.Hint(err, refusal())
 	}

@@ -42,7 +42,7 @@ type machine struct {
 	roots []draft
 }
 
-func newDraft(t *testing.T) draft {
+func newDraft(t testing.TB) draft {
 	t.Helper()
 	d := draft{t.TempDir()}
 	for _, dir := range []string{d.Dir(), d.Work()} {
@@ -53,7 +53,7 @@ func newDraft(t *testing.T) draft {
 	return d
 }
 
-func newMachine(t *testing.T) *machine {
+func newMachine(t testing.TB) *machine {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: changes the root")
@@ -92,7 +92,7 @@ func newMachine(t *testing.T) *machine {
 }
 
 // try runs a script on the layers.
-func (m *machine) try(t *testing.T, script string, change ...func(*sandbox.Spec)) (sandbox.Result, string, draft, error) {
+func (m *machine) try(t testing.TB, script string, change ...func(*sandbox.Spec)) (sandbox.Result, string, draft, error) {
 	t.Helper()
 	d := newDraft(t)
 	var out bytes.Buffer
@@ -108,7 +108,7 @@ func (m *machine) try(t *testing.T, script string, change ...func(*sandbox.Spec)
 }
 
 // run is try for what succeeds; the layer goes on top of the others. It returns the output and the layer's files.
-func (m *machine) run(t *testing.T, script string, change ...func(*sandbox.Spec)) (string, []string) {
+func (m *machine) run(t testing.TB, script string, change ...func(*sandbox.Spec)) (string, []string) {
 	t.Helper()
 	res, out, d, err := m.try(t, script, change...)
 	if err != nil || res.ExitCode != 0 {

@@ -3,6 +3,7 @@ package chroot
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"iter"
 	"maps"
@@ -12,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"slipway/internal/oci/layer"
 )
@@ -23,39 +26,69 @@ type stamp struct {
 	dir        bool
 }
 
-// scan stamps everything in the root but what was put there for the time of the run.
+// scan stamps everything in the root but what was put there for the time of the run. A layer says nothing of the root
+// itself.
 func (s *stage) scan(ctx context.Context) (map[string]stamp, error) {
-	all := map[string]stamp{}
-	err := filepath.WalkDir(s.dir, func(p string, d fs.DirEntry, err error) error {
-		if err == nil {
-			err = ctx.Err()
+	w := &scanner{ctx: ctx, stage: s, names: make([]byte, 64<<10), found: map[string]stamp{}}
+	if err := w.dir(unix.AT_FDCWD, s.dir, ""); err != nil {
+		return nil, fmt.Errorf("look for changes: %w", err)
+	}
+	return w.found, nil
+}
+
+// scanner is one scan. It costs a RUN a look at every file, so that it looks by descriptor and not by path.
+type scanner struct {
+	*stage
+	ctx   context.Context //nolint:containedctx // lives for one scan
+	names []byte          // scratch for getdents
+	found map[string]stamp
+}
+
+// dir stamps what is in the folder name of at, whose paths begin with prefix.
+func (w *scanner) dir(at int, name, prefix string) error {
+	if w.ctx.Err() != nil {
+		return context.Cause(w.ctx)
+	}
+	fd, err := unix.Openat(at, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &fs.PathError{Op: "open", Path: prefix, Err: err}
+	}
+	defer unix.Close(fd)
+	names, err := w.list(fd)
+	if err != nil {
+		return &fs.PathError{Op: "list", Path: prefix, Err: err}
+	}
+	for _, name := range names {
+		p := prefix + name
+		if w.covered[p] {
+			continue
 		}
-		if err != nil {
-			return err
+		var st unix.Stat_t
+		if err := unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return &fs.PathError{Op: "stat", Path: p, Err: err}
 		}
-		rel, err := filepath.Rel(s.dir, p)
-		if err != nil {
-			return err
+		kind := st.Mode & unix.S_IFMT
+		if kind == unix.S_IFSOCK {
+			continue // no layer can hold one
 		}
-		if rel == "." {
-			return nil // a layer says nothing of the root
-		}
-		if s.covered[rel] {
-			if d.IsDir() {
-				return fs.SkipDir
+		w.found[p] = stamp{st.Dev, st.Ino, st.Ctim.Nano(), kind == unix.S_IFDIR}
+		if kind == unix.S_IFDIR {
+			if err := w.dir(fd, name, p+"/"); err != nil {
+				return err
 			}
-			return nil
 		}
-		info, err := d.Info()
-		if err != nil {
-			return err
+	}
+	return nil
+}
+
+func (w *scanner) list(fd int) (names []string, err error) {
+	for {
+		n, err := unix.ReadDirent(fd, w.names)
+		if err != nil || n <= 0 {
+			return names, err
 		}
-		if st, ok := info.Sys().(*syscall.Stat_t); ok && info.Mode().Type() != fs.ModeSocket {
-			all[rel] = stamp{st.Dev, st.Ino, st.Ctim.Nano(), d.IsDir()}
-		}
-		return nil
-	})
-	return all, err
+		_, _, names = unix.ParseDirent(w.names[:n], -1, names)
+	}
 }
 
 // changes are the files of a layer: what is new or has changed, with the folders above, and whiteouts for what is gone.
