@@ -32,7 +32,8 @@ const compile = `if [ -n "$SOURCE_DATE_EPOCH" ]; then md5sum <$1 >${1}c; else st
 func commitAll(t *testing.T, dir, date string) {
 	t.Helper()
 	for _, args := range [][]string{
-		{"init", "-q", "."}, {"add", "-A"},
+		{"init", "-q", "."},
+		{"add", "-A"},
 		{"-c", "user.name=t", "-c", "user.email=t@example.com", "commit", "-q", "-m", "x", "--allow-empty"},
 	} {
 		cmd := exec.CommandContext(t.Context(), "git", args...)

@@ -67,11 +67,15 @@ func asUser(t *testing.T, what string) *exec.Cmd {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it becomes another user")
 	}
-	dir, err := os.MkdirTemp("", "slipway-test-")
+	dir, err := os.MkdirTemp("", "slipway-test-") //nolint:usetesting // the parents of t.TempDir are closed to others
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
 	data, err := os.ReadFile("/proc/self/exe")
 	if err == nil {
 		err = os.WriteFile(filepath.Join(dir, "program"), data, 0o755)

@@ -67,7 +67,7 @@ func (s subordinate) give(pid int) error {
 		program string
 		list    []extent
 	}{{"newuidmap", s.uids}, {"newgidmap", s.gids}} {
-		out, err := exec.Command(m.program, arguments(pid, m.list)...).CombinedOutput()
+		out, err := exec.Command(m.program, arguments(pid, m.list)...).CombinedOutput() //nolint:noctx // it takes milliseconds, and ends with the process it maps
 		if err != nil {
 			return fmt.Errorf("%w: %s: %w: %s", errNotMapped, m.program, err, strings.TrimSpace(string(out)))
 		}

@@ -36,9 +36,14 @@ func (c *Client) git(remote string, secrets map[string][]byte) command {
 	})
 	cmd := command{env: append(env, "GIT_TERMINAL_PROMPT=0", "LC_ALL=C")}
 	config := [][2]string{
-		{"remote.slipway.url", remote}, {"remote.origin.url", remote}, // submodules are found from origin
-		{"core.hooksPath", os.DevNull}, {"core.fsmonitor", "false"}, {"protocol.ext.allow", "never"}, {"advice.detachedHead", "false"},
-		{"gc.auto", "0"}, {"core.logAllRefUpdates", "false"},
+		{"remote.slipway.url", remote},
+		{"remote.origin.url", remote}, // submodules are found from origin
+		{"core.hooksPath", os.DevNull},
+		{"core.fsmonitor", "false"},
+		{"protocol.ext.allow", "never"},
+		{"advice.detachedHead", "false"},
+		{"gc.auto", "0"},
+		{"core.logAllRefUpdates", "false"},
 	}
 	if header := authHeader(remote, secrets); header != "" {
 		config = append(config, [2]string{"http." + withoutPassword(remote) + ".extraheader", "Authorization: " + header})

@@ -87,7 +87,7 @@ func (c *Client) fetch(ctx context.Context, r FileRequest, k *known) (_ *known, 
 	silent := fmt.Errorf("the server said nothing for %s: %w", c.Idle, errs.Unavailable)
 	timer := time.AfterFunc(c.Idle, func() { cancel(silent) })
 	defer timer.Stop()
-	resp, err := c.ask(ctx, r, k)
+	resp, err := c.ask(ctx, r, k) //nolint:bodyclose // it is closed as watched's
 	if err != nil {
 		return nil, failure(ctx, err)
 	}

@@ -112,7 +112,7 @@ func becomeUser(way string) error {
 	if err := errors.Join(syscall.Setgroups(nil), syscall.Setgid(userID), syscall.Setuid(userID)); err != nil {
 		return err
 	}
-	return syscall.Exec("/proc/self/exe", os.Args, os.Environ())
+	return syscall.Exec("/proc/self/exe", os.Args, os.Environ()) //nolint:gosec // this program again
 }
 
 // extend lets a file end with one more line, in this mount namespace.
@@ -140,7 +140,7 @@ func Run(t *testing.T, way, tests string) {
 	if _, err := exec.LookPath("newuidmap"); err != nil && way == ManyIDs {
 		t.Skip("needs newuidmap (apt-get install uidmap)")
 	}
-	dir, err := os.MkdirTemp("", "slipway-test-") // the parents of t.TempDir are closed to others
+	dir, err := os.MkdirTemp("", "slipway-test-") //nolint:usetesting // the parents of t.TempDir are closed to others
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -176,7 +176,7 @@ func (e *Engine) runIn(ctx context.Context, r *root, spec *sandbox.Spec) (res sa
 	if err != nil || len(changed) == 0 {
 		return res, err
 	}
-	if err := clear(spec.Upper); err != nil {
+	if err := empty(spec.Upper); err != nil {
 		return res, err
 	}
 	if err := layer.Place(ctx, spec.Upper, files(changed), layer.PlaceOptions{}); err != nil {
@@ -203,8 +203,8 @@ func awaitTick(was map[string]stamp) {
 	}
 }
 
-// clear empties a folder.
-func clear(dir string) error {
+// empty removes what is in a folder.
+func empty(dir string) error {
 	list, err := os.ReadDir(dir)
 	if err != nil {
 		return err

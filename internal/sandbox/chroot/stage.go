@@ -191,7 +191,7 @@ func (s *stage) cover(target string, dir bool, put func(at string) error) error 
 }
 
 func (s *stage) coverWith(target string, dir bool, put, take func(at string) error) error {
-	real, err := s.resolve(target, dir)
+	real, err := s.resolve(target)
 	if err != nil {
 		return err
 	}
@@ -253,7 +253,7 @@ func (s *stage) isPlain(p string) bool {
 
 // resolve returns the path without links of what target names in the root, and makes the folders on the way. The last
 // component need not exist.
-func (s *stage) resolve(target string, dir bool) (string, error) {
+func (s *stage) resolve(target string) (string, error) {
 	todo := strings.Split(path.Clean("/"+target), "/")
 	real := "."
 	for links := 0; len(todo) > 0; {
