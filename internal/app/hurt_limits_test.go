@@ -127,7 +127,7 @@ func TestFullDisk(t *testing.T) {
 		},
 		{
 			"copy that is run on", "FROM ADDR/library/busybox\nCOPY big /\nRUN true\n", 5,
-			"DOCKERFILE:2:1: COPY big /: place files in HOME/snapshots/ID/fs: big: write: no space left on device", byHome,
+			"DOCKERFILE:2:1: COPY big /: WRITING: no space left on device", byHome,
 		},
 		{
 			"copy from a stage", "FROM scratch AS a\nCOPY big /\nFROM ADDR/library/busybox\nCOPY --from=a big /\n", 5,
@@ -152,6 +152,10 @@ func TestFullDisk(t *testing.T) {
 			got := strings.NewReplacer(dir+"/Dockerfile", "DOCKERFILE", home, "HOME", addr, "ADDR").Replace(c.errorLines())
 			got = regexp.MustCompile(`sha256:[0-9a-f]{64}`).ReplaceAllString(got, "LAYER")                  //nolint:forbidigo // a test's
 			got = regexp.MustCompile(`snapshots/[0-9a-f]+-[0-9a-f]+`).ReplaceAllString(got, "snapshots/ID") //nolint:forbidigo // a test's
+			if tc.name == "copy that is run on" {                                                           // the folder and the blob fill the disk side by side: the first to notice tells
+				got = regexp.MustCompile(`place files in HOME/snapshots/ID/fs: big: write|pack layer: write layer: write blob`). //nolint:forbidigo // a test's
+																			ReplaceAllString(got, "WRITING")
+			}
 			want := "slipway: error: " + tc.want + "\nslipway: hint: " + tc.hint + "\n"
 			if code != tc.code || got != want {
 				t.Errorf("exit status %d, want %d; mismatch (-want +got):\n%s", code, tc.code, cmp.Diff(want, got))
