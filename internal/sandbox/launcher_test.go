@@ -83,7 +83,7 @@ func TestNobodyWritesAfterRun(t *testing.T) {
 	t.Parallel()
 	l := busybox(t)
 	launcher := newLauncher(t)
-	s := l.spec("sh", "-c", "while true; do echo x >> /log; done & sleep 0.01")
+	s := l.spec("sh", "-c", "while true; do echo x >> /log; done & until [ -s /log ]; do sleep 0.01; done")
 	if res, err := launcher.Run(t.Context(), s); err != nil || res.ExitCode != 0 {
 		t.Fatal(res, err)
 	}
