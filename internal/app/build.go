@@ -17,6 +17,7 @@ import (
 	"sync"
 
 	"slipway/internal/build"
+	"slipway/internal/build/attest"
 	"slipway/internal/build/cache/remote"
 	"slipway/internal/build/dockerfile"
 	"slipway/internal/build/output"
@@ -47,7 +48,11 @@ type Build struct {
 	// SkipPushCheck does not ask, before building, whether the push will be allowed.
 	SkipPushCheck bool
 	// Key signs what is pushed. Default: nothing is signed.
-	Key         *sign.Signer
+	Key *sign.Signer
+	// Attest says what is stated of the image, beside it. Its Source is found out.
+	Attest attest.Options
+	// Describe asks for the image's Provenance.
+	Describe    bool
 	Outputs     []output.Output
 	Target      string
 	Args        map[string]string
@@ -173,7 +178,7 @@ func (a *App) buildOne(ctx context.Context, r Build, keep bool) (*build.Image, e
 			Target: r.Target, Args: buildArgs, Labels: r.Labels, Network: r.Network, Ignore: ignore,
 			BuildPlatform: machine(), Platform: platform,
 		},
-		Context: folder, Sums: hasher, Tags: tags, Push: r.Push, SkipPushCheck: r.SkipPushCheck, Shape: r.shape(platform), Compression: r.Compression,
+		Context: folder, Sums: hasher, Tags: tags, Push: r.Push, SkipPushCheck: r.SkipPushCheck, Shape: r.shape(platform), Attest: r.attest(ctx, folder.Root(), file.Name), Describe: r.Describe, Compression: r.Compression,
 		NoCache: r.NoCache, NoCacheFilter: r.NoCacheFilter, Explain: r.Explain, Last: last, CacheFrom: caches.from, CacheTo: caches.to, CacheInline: caches.inline, Epoch: epoch, Hosts: r.Hosts, Secrets: secrets, SSH: agents, Limits: r.Limits, Bases: bases, MapRef: r.MapRef, Keep: keep, Outputs: r.Outputs, Events: r.Events,
 	})
 	return image, errors.Join(err, hasher.Save())

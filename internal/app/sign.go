@@ -3,10 +3,14 @@ package app
 import (
 	"context"
 	"fmt"
+	"path/filepath"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 
 	"slipway/internal/build"
+	"slipway/internal/build/attest"
+	"slipway/internal/build/output"
 	"slipway/internal/errs"
 	"slipway/internal/oci"
 	"slipway/internal/oci/ref"
@@ -80,10 +84,37 @@ func (r *Build) checkTrust() error {
 	if r.Key != nil && !r.Push {
 		return errs.Hint(fmt.Errorf("sign: what is not pushed cannot be signed: %w", errs.Invalid), "add --push")
 	}
+	holds := func(o output.Output) bool { return output.HoldsIndex(o.Type) }
+	if r.Attest.Any() && !r.Push && !slices.ContainsFunc(r.Outputs, holds) {
+		err := fmt.Errorf("provenance and SBOM: there is nowhere to keep them: %w", errs.Invalid)
+		return errs.Hint(err, "add --push, or an output of type oci or layout")
+	}
 	return nil
 }
 
-// signable are the digests that a key vouches for.
+// attest says what is stated of an image built from root with a Dockerfile.
+func (r *Build) attest(ctx context.Context, root, file string) attest.Options {
+	opts := r.Attest
+	opts.Dockerfile = filepath.Base(file)
+	if abs, err := filepath.Abs(file); err == nil {
+		if rel, err := filepath.Rel(root, abs); err == nil && filepath.IsLocal(rel) {
+			opts.Dockerfile = filepath.ToSlash(rel)
+		}
+	}
+	if opts.Provenance != "" {
+		opts.Source = contextSource(ctx, root)
+	}
+	return opts
+}
+
+// signable are the digests that a key vouches for: the image's, those that an index lists, and what is attached to them.
 func signable(im *build.Image) []oci.Digest {
-	return []oci.Digest{im.Manifest.Digest}
+	list := []oci.Digest{im.Manifest.Digest}
+	for i := range im.Attached {
+		list = append(list, im.Attached[i].Manifest.Digest)
+	}
+	for _, p := range im.Platforms {
+		list = append(list, signable(p)...)
+	}
+	return list
 }

@@ -28,6 +28,10 @@ type Image struct {
 	// Platforms are the images that an index lists; Manifest and Raw are then the index's, and Config and Layers are
 	// empty. Nil for an image of one platform.
 	Platforms []*Image
+	// Attached are statements about the image, kept beside it.
+	Attached []Attached
+	// Provenance is how the image was made (SLSA v1, JSON), when the build was asked for it.
+	Provenance []byte
 	// Stats says what the build did.
 	Stats Stats
 }

@@ -39,6 +39,8 @@ type buildFlags struct {
 	mediaTypes  mediaTypes
 	retries     int
 	key         string
+	provenance  string
+	sbom        string
 	hosts       []string
 	outputs     []string
 	secrets     []string
@@ -111,6 +113,7 @@ func (f *buildFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&f.metadata, "metadata-file", "", "write what was built to `PATH` as JSON, with buildx's keys")
 	flags.StringVar(&f.trace, "trace", "", "write where the time went to `PATH`, in the format of Chrome's trace viewer")
 	f.pushFlags(flags)
+	f.trustFlags(flags)
 	f.isolate.register(flags)
 	registryFlags(flags, &f.words)
 	progressFlag(flags, &f.mode)
@@ -194,6 +197,9 @@ func (f *buildFlags) parse(e env) (err error) {
 		return err
 	}
 	if err := f.parsePush(e); err != nil {
+		return err
+	}
+	if err := f.parseTrust(); err != nil {
 		return err
 	}
 	return f.parseOutputs(e)

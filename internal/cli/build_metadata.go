@@ -22,6 +22,9 @@ func (f *buildFlags) metadataOf(im *build.Image) (map[string]any, error) {
 	if im.Config.Digest != "" { // an index has none
 		m["containerimage.config.digest"] = im.Config.Digest
 	}
+	if im.Provenance != nil {
+		m["buildx.build.provenance"] = json.RawMessage(im.Provenance)
+	}
 	var names []string
 	for _, t := range f.Tags {
 		r, err := ref.Parse(t)

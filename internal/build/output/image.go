@@ -65,14 +65,37 @@ func collect(im *build.Image, open Open, seen map[oci.Digest]bool) []part {
 			return open(ctx, l)
 		}})
 	}
+	for i := range im.Attached {
+		a := &im.Attached[i]
+		add(a.Manifest.Digest, memory(blobName(a.Manifest.Digest), a.Raw))
+		add(a.Config.Digest, memory(blobName(a.Config.Digest), a.RawConfig))
+		add(a.Layer.Digest, memory(blobName(a.Layer.Digest), a.Statement))
+	}
 	for _, p := range im.Platforms {
 		parts = append(parts, collect(p, open, seen)...)
 	}
 	return parts
 }
 
-// descriptors are the entries of an index for an image: one for each name, or one without any.
+// descriptors are the entries of an index for an image: one for each name, or one without any, and one for each artifact
+// that is attached to it.
 func (o Output) descriptors(im *build.Image) ([]oci.Descriptor, error) {
+	named, err := o.named(im)
+	return append(named, attached(im)...), err
+}
+
+func attached(im *build.Image) []oci.Descriptor {
+	var list []oci.Descriptor
+	for i := range im.Attached {
+		list = append(list, im.Attached[i].Manifest)
+	}
+	for _, p := range im.Platforms {
+		list = append(list, attached(p)...)
+	}
+	return list
+}
+
+func (o Output) named(im *build.Image) ([]oci.Descriptor, error) {
 	if len(o.Names) == 0 {
 		return []oci.Descriptor{im.Manifest}, nil
 	}

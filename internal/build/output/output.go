@@ -53,6 +53,10 @@ func HoldsFiles(kind string) bool { return kind == Local || kind == Tar }
 // Write writes an image.
 func (o Output) Write(ctx context.Context, im *build.Image, open Open) error {
 	var err error
+	if o.Type == Docker { // docker load knows of images alone
+		bare := *im
+		bare.Attached, im = nil, &bare
+	}
 	if o.Type == Layout {
 		err = o.writeLayout(ctx, im, open)
 	} else {

@@ -28,6 +28,9 @@ func (b *builder) finish(ctx context.Context, st *stack) (*build.Image, error) {
 	if err := b.keepLayers(ctx, st); err != nil {
 		return nil, err
 	}
+	if err := b.attest(ctx, st, im); err != nil {
+		return nil, err
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return b.output(ctx, st, im) })
 	if b.push != nil {

@@ -74,7 +74,10 @@ func (p *pusher) image(ctx context.Context, im *build.Image) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	return p.b.pushTags(ctx, p.tags, im, p.b.events)
+	if err := p.b.pushTags(ctx, p.tags, im, p.b.events); err != nil {
+		return err
+	}
+	return p.b.pushAttached(ctx, p.repos, im)
 }
 
 // noticed is a context whose requests tell of tries that failed.

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"slipway/internal/build"
+	"slipway/internal/build/attest"
 	"slipway/internal/build/cache/remote"
 	"slipway/internal/build/dockerfile"
 	"slipway/internal/build/fetch"
@@ -100,6 +101,10 @@ type Request struct {
 	SkipPushCheck bool
 	// Shape says how the image is put together from its layers.
 	Shape Shape
+	// Attest says what is stated of the image, in artifacts beside it. Default: nothing.
+	Attest attest.Options
+	// Describe asks for the image's Provenance, whether it is attached or not.
+	Describe bool
 	// Compression of the layers that this build packs.
 	Compression layer.Compression
 	// NoCache runs every step.
