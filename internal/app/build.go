@@ -107,6 +107,10 @@ func (a *App) Build(ctx context.Context, r Build) (image *build.Image, err error
 	if err := r.checkTrust(); err != nil {
 		return nil, err
 	}
+	if r.Context == "-" || strings.Contains(r.Context, "://") || strings.HasPrefix(r.Context, "git@") {
+		err := fmt.Errorf("build context %s: only folders are read as contexts: %w", r.Context, errs.Invalid)
+		return nil, errs.Hint(err, "unpack or clone it first, and name the folder")
+	}
 	if platforms := strings.Split(r.Platform, ","); len(platforms) > 1 {
 		image, err = a.buildIndex(ctx, r, platforms)
 	} else if err = r.checkOne(); err == nil {
