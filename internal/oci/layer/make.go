@@ -139,7 +139,7 @@ func writeAt(fd int, data []byte, off int64) error {
 // full marks the error of a full disk as a limit.
 func full(err error) error {
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-		return errs.Hint(errs.Mark(err, errs.Limit), "free some space, for example with `slipway cache prune`")
+		return errs.Hint(errs.Mark(err, errs.Limit), "free some space, or set SLIPWAY_HOME to a folder on another file system")
 	}
 	return err
 }

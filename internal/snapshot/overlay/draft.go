@@ -133,7 +133,7 @@ func (d *draft) Discard() error {
 // full marks the error of a full disk as a limit.
 func full(err error) error {
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-		return errs.Hint(errs.Mark(err, errs.Limit), "free some space, for example with `slipway cache prune`")
+		return errs.Hint(errs.Mark(err, errs.Limit), "free some space, or set SLIPWAY_HOME to a folder on another file system")
 	}
 	return err
 }

@@ -193,7 +193,7 @@ func bare(err error) error {
 		err = le.Err
 	}
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-		return errs.Hint(errs.Mark(err, errs.Limit), "free some space, for example with `slipway cache prune`")
+		return errs.Hint(errs.Mark(err, errs.Limit), "free some space, or set SLIPWAY_HOME to a folder on another file system")
 	}
 	return err
 }
