@@ -278,21 +278,27 @@ func (b *builder) addSources(ctx context.Context, c *tree.Copy, op *plan.Copy, s
 // source is the tree that a COPY or a mount reads from.
 func (b *builder) source(ctx context.Context, from plan.Source) (tree.Tree, error) {
 	switch from.Kind {
-	case plan.FromStage:
-		st, err := b.stage(from.Stage).wait(ctx)
+	case plan.FromStage, plan.FromImage:
+		st, err := b.stackOf(ctx, from)
 		if err != nil {
 			return nil, err
 		}
 		return b.fullView(ctx, st)
-	case plan.FromImage:
-		im, err := b.image(ctx, from.Image)
-		if err != nil {
-			return nil, err
-		}
-		return b.fullView(ctx, b.imageStack(im))
 	default:
 		return b.req.Context, nil
 	}
+}
+
+// stackOf is the file system of a stage or an image that something is taken from.
+func (b *builder) stackOf(ctx context.Context, from plan.Source) (*stack, error) {
+	if from.Kind == plan.FromStage {
+		return b.stage(from.Stage).wait(ctx)
+	}
+	im, err := b.image(ctx, from.Image)
+	if err != nil {
+		return nil, err
+	}
+	return b.imageStack(im), nil
 }
 
 // sameContent looks a COPY from another stage up by the content it turned out to read: that stage may have run anew

@@ -115,18 +115,12 @@ func (b *builder) bind(ctx context.Context, op *plan.Run, want *plan.Mount, spec
 // layersOf are the folders that hold the files of a RUN's source, bottom first.
 func (b *builder) layersOf(ctx context.Context, op *plan.Run, from plan.Source, path string) ([]string, error) {
 	switch from.Kind {
-	case plan.FromStage:
-		st, err := b.stage(from.Stage).wait(ctx)
+	case plan.FromStage, plan.FromImage:
+		st, err := b.stackOf(ctx, from)
 		if err != nil {
 			return nil, err
 		}
 		return b.folders(ctx, st)
-	case plan.FromImage:
-		im, err := b.image(ctx, from.Image)
-		if err != nil {
-			return nil, err
-		}
-		return b.folders(ctx, b.imageStack(im))
 	case plan.FromContext:
 		key := fmt.Sprint(path, b.epochOf(op))
 		dir, err := b.placed.start(b.group, key, func() (string, error) { return b.place(b.group.ctx, op, from, path) }).wait(ctx)
