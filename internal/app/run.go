@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -17,19 +16,23 @@ import (
 	"slipway/internal/pipeline/engine"
 	"slipway/internal/pipeline/runner/local"
 	"slipway/internal/pipeline/spec"
+	"slipway/internal/task/approval"
 	"slipway/internal/task/image"
 )
 
 // Run says which pipeline to run, on what.
 type Run struct {
-	// File is the pipeline file.
-	File string
-	// Repo is a folder or an address. Default: the repository that holds File.
+	// Files are pipeline files and folders of them, which together hold one Pipeline and the templates it names. When
+	// the first is a file with a Pipeline, that one is run, whatever others there are.
+	Files []string
+	// Repo is a folder or an address. Default: the repository that holds the first of Files.
 	Repo string
 	// Ref is a branch, a tag or a commit. Default: HEAD.
 	Ref string
 	// Set gives variables and context data; Env adds to the tasks' environments.
 	Set, Env map[string]string
+	// Approved names need-approval tasks that need not ask any more; "*" is all of them.
+	Approved []string
 	// Only names the tasks to run. Default: all.
 	Only []string
 }
@@ -42,7 +45,8 @@ type Prepared struct {
 	// Repository is what the run is about; nil when there is none, which only a look at the pipeline forgives.
 	Repository *git.Repository
 
-	scratch *scratch
+	approved []string
+	scratch  *scratch
 }
 
 // Close removes what preparing and running left behind.
@@ -59,7 +63,7 @@ func (p *Prepared) Close() error {
 //
 // The home folder is where work is put aside for the time of the run.
 func Prepare(ctx context.Context, home string, now time.Time, r Run) (p *Prepared, err error) {
-	data, err := ReadPipeline(r.File)
+	files, err := PipelineFiles(r.Files)
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +71,7 @@ func Prepare(ctx context.Context, home string, now time.Time, r Run) (p *Prepare
 	if err != nil {
 		return nil, err
 	}
-	p = &Prepared{scratch: dir}
+	p = &Prepared{scratch: dir, approved: r.Approved}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.Close())
@@ -75,41 +79,30 @@ func Prepare(ctx context.Context, home string, now time.Time, r Run) (p *Prepare
 	}()
 	location := r.Repo
 	if location == "" {
-		location = filepath.Dir(r.File)
+		location = where(r.Files)
 	}
 	p.Repository, err = git.Open(ctx, location, git.Options{Ref: r.Ref, Dir: dir.path})
 	if err != nil && (r.Repo != "" || r.Ref != "" || !errors.Is(err, errs.Invalid)) {
 		return nil, err
 	}
-	p.Pipeline, p.Warnings, err = spec.Resolve([]*spec.File{spec.Parse(r.File, data)}, spec.Options{
+	p.Pipeline, p.Warnings, err = spec.Resolve(files, spec.Options{
+		Prefer:    r.Files[0],
 		Variables: variables(p.Repository, now),
 		Set:       r.Set,
 		Env:       r.Env,
 		Only:      r.Only,
+		Approved:  r.Approved,
 		Checkers:  Checkers(),
 	})
 	return p, err
 }
 
-// ReadPipeline reads a pipeline file, within the size that one may have.
-func ReadPipeline(name string) ([]byte, error) {
-	info, err := os.Stat(name)
-	if err != nil {
-		return nil, fmt.Errorf("read the pipeline: %w", errs.Mark(err, errs.Invalid))
-	}
-	if info.Size() > spec.MaxSize {
-		return nil, fmt.Errorf("read the pipeline: %s is larger than %d bytes: %w", name, spec.MaxSize, errs.Invalid)
-	}
-	data, err := os.ReadFile(name)
-	if err != nil {
-		return nil, fmt.Errorf("read the pipeline: %w", err)
-	}
-	return data, nil
-}
-
 // Checkers know what the tasks of each available worker need.
 func Checkers() map[string]spec.Checker {
-	return map[string]spec.Checker{image.Name: image.New(image.Options{})}
+	return map[string]spec.Checker{
+		image.Name:    image.New(image.Options{}),
+		approval.Name: approval.New(approval.Options{}),
+	}
 }
 
 // variables are the values of <% %>. What is not known has none: an empty branch would make a broken tag, quietly.
@@ -130,11 +123,24 @@ func variables(repo *git.Repository, now time.Time) map[string]string {
 	return vars
 }
 
-// Run runs a prepared pipeline on this machine; see engine.Run. A pipeline without a repository is not run.
-func (a *App) Run(ctx context.Context, p *Prepared, events func(pipeline.Event)) (*pipeline.Run, error) {
+// Listener is who a run speaks to.
+type Listener struct {
+	// Events gets every event, one at a time. Required.
+	Events func(pipeline.Event)
+	// Ask puts the question of a need-approval task to a person. Default: nobody can be asked.
+	Ask func(ctx context.Context, q approval.Question) (approved bool, err error)
+}
+
+// Run runs a prepared pipeline on this machine; see engine.Run. A pipeline without a repository is not run, nor is one
+// that would come to wait for an approval that nobody can give.
+func (a *App) Run(ctx context.Context, p *Prepared, to Listener) (*pipeline.Run, error) {
 	if p.Repository == nil {
 		err := fmt.Errorf("run %s: its file lies in no git repository: %w", p.Pipeline.Name, errs.Invalid)
 		return nil, errs.Hint(err, "name the repository with --repo")
+	}
+	approver := approval.New(approval.Options{Approved: p.approved, Ask: to.Ask})
+	if err := canDecide(p.Pipeline, approver); err != nil {
+		return nil, err
 	}
 	machine, err := local.ThisMachine(a.opts.Home)
 	if err != nil {
@@ -146,15 +152,27 @@ func (a *App) Run(ctx context.Context, p *Prepared, events func(pipeline.Event))
 	})
 	return engine.Run(ctx, p.Pipeline, engine.Options{
 		Runner: local.New(local.Options{
-			Workers: map[string]pipeline.Worker{image.Name: worker},
+			Workers: map[string]pipeline.Worker{image.Name: worker, approval.Name: approver},
 			Source:  p.Repository,
 			Dir:     p.scratch.path,
 			Machine: machine,
 			NAS:     a.opts.Config.MapNAS,
 		}),
-		Emit: events,
+		Emit: to.Events,
 		Now:  a.opts.Now,
 	})
+}
+
+// canDecide refuses, before anything runs, what would end in a question that nobody hears.
+func canDecide(p *pipeline.Pipeline, approver *approval.Worker) error {
+	for i := range p.Tasks {
+		t := &p.Tasks[i]
+		if t.Worker == approval.Name && t.Skip == "" && !approver.CanDecide(t.Name) {
+			err := fmt.Errorf("%s: the task %s waits for an approval, and there is no terminal to ask on: %w", t.Origin, t.Name, errs.Invalid)
+			return errs.Hint(err, "approve it beforehand with --approve "+t.Name+", or switch it off: enable: false")
+		}
+	}
+	return nil
 }
 
 // imageBuilder builds the images of build-image-task.

@@ -25,6 +25,8 @@ type env struct {
 	stdoutIsTerminal bool
 	// terminal is what stderr is drawn on, nil when it is not a terminal.
 	terminal *progress.Terminal
+	// person opens the terminal on which questions can be asked, nil when there is none.
+	person func() (io.ReadWriteCloser, error)
 }
 
 // process is the world of this process.
@@ -38,6 +40,7 @@ func process() env {
 		uid:    os.Geteuid(),
 
 		stdoutIsTerminal: term.IsTerminal(int(os.Stdout.Fd())),
+		person:           person(),
 	}
 	if fd := int(os.Stderr.Fd()); term.IsTerminal(fd) && e.getenv("TERM") != "dumb" {
 		e.terminal = &progress.Terminal{

@@ -35,9 +35,15 @@ type runFlags struct {
 func newRun(e env) *cobra.Command {
 	f := &runFlags{}
 	cmd := &cobra.Command{
-		Use:   "run [flags] PIPELINE.yaml",
+		Use:   "run [flags] PIPELINE.yaml [FILE|FOLDER…]",
 		Short: "Run a pipeline on this machine",
 		Long: `Run a pipeline on this machine, without a server.
+
+The pipeline may use templates of further files, and of all pipeline files of a folder;
+PIPELINE.yaml may be a folder too, when it holds one pipeline.
+
+A need-approval task asks on the terminal; --approve NAME answers beforehand. Without
+either the pipeline does not start. A rejection ends it.
 
 The tasks work on a commit of a git repository: the one that holds the file, at HEAD,
 unless --repo and --ref say otherwise. Changes that are not committed are not seen.
@@ -46,11 +52,12 @@ everything else is on standard error.`,
 		Example: `  slipway run cicd.yaml
   slipway run --ref main --set appName=shop --set envName=test cicd.yaml
   slipway run --map-registry registry-vpc.cn-hangzhou.aliyuncs.com=127.0.0.1:5000 cicd.yaml
+  slipway run cicd.yaml templates/
   slipway run --dry-run cicd.yaml`,
 		GroupID: groupBuild,
-		Args:    arguments("PIPELINE.yaml"),
+		Args:    arguments("PIPELINE.yaml", "[FILE|FOLDER…]"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			f.File = args[0]
+			f.Files = args
 			return runPipeline(cmd.Context(), e, f)
 		},
 	}
@@ -64,6 +71,7 @@ func (f *runFlags) register(flags *pflag.FlagSet) {
 	flags.StringArrayVar(&f.set, "set", nil, "set `KEY=VALUE`: the value of <% .KEY %>, and context data of all tasks; repeatable")
 	flags.StringArrayVar(&f.env, "env", nil, "add `K=V` to the environment of every task; repeatable")
 	flags.StringArrayVar(&f.Only, "task", nil, "run the task `NAME` alone; repeatable")
+	flags.StringArrayVar(&f.Approved, "approve", nil, "approve the need-approval task `NAME` beforehand, * approves all; repeatable")
 	flags.BoolVar(&f.dryRun, "dry-run", false, "print the resolved pipeline, with the origin of every value, and stop")
 	flags.StringArrayVar(&f.words.MapRegistry, "map-registry", nil, "use another registry for a host: `HOST=HOST[/PREFIX]`; repeatable")
 	flags.StringArrayVar(&f.words.MapNAS, "map-nas", nil, "use a folder of this machine for a network folder: `SERVER:/PATH=DIR`; repeatable")
@@ -112,7 +120,7 @@ func runPipeline(ctx context.Context, e env, f *runFlags) (err error) {
 		return err
 	}
 	place.tell(show.Event, e.now())
-	run, err := a.Run(ctx, p, narrate(show, f.mode))
+	run, err := a.Run(ctx, p, app.Listener{Events: narrate(show, f.mode), Ask: e.ask(show)})
 	err = errors.Join(err, show.Close())
 	if run == nil {
 		return err

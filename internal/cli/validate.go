@@ -14,14 +14,15 @@ import (
 func newValidate(e env) *cobra.Command {
 	var output format
 	cmd := &cobra.Command{
-		Use:   "validate FILE…",
+		Use:   "validate FILE|FOLDER…",
 		Short: "Check pipeline files",
 		Long: `Check pipeline files and print every mistake as file:line:column: message, with the
-line, a caret and what to do. A pipeline may use templates from any of the files.
+line, a caret and what to do. A folder stands for the pipeline files right in it. A
+pipeline may use templates from any of the files.
 Variables such as <% .git.branch %> get sample values.`,
-		Example: "  slipway validate cicd.yaml\n  slipway validate --output json cicd.yaml templates.yaml",
+		Example: "  slipway validate cicd.yaml\n  slipway validate pipelines/\n  slipway validate --output json cicd.yaml templates.yaml",
 		GroupID: groupBuild,
-		Args:    arguments("FILE…"),
+		Args:    arguments("FILE|FOLDER…"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			return validate(e, args, output)
 		},
@@ -31,13 +32,9 @@ Variables such as <% .git.branch %> get sample values.`,
 }
 
 func validate(e env, names []string, output format) error {
-	var files []*spec.File
-	for _, name := range names {
-		data, err := app.ReadPipeline(name)
-		if err != nil {
-			return err
-		}
-		files = append(files, spec.Parse(name, data))
+	files, err := app.PipelineFiles(names)
+	if err != nil {
+		return err
 	}
 	warnings, err := spec.Validate(files, spec.Options{Checkers: app.Checkers()})
 	if output == asJSON {
@@ -48,8 +45,8 @@ func validate(e env, names []string, output format) error {
 	if err != nil {
 		return e.tellMistakes(err)
 	}
-	for _, name := range names {
-		if _, err := fmt.Fprintf(e.stdout, "%s: ok\n", name); err != nil {
+	for _, file := range files {
+		if _, err := fmt.Fprintf(e.stdout, "%s: ok\n", file.Name); err != nil {
 			return fmt.Errorf("print the result: %w", err)
 		}
 	}

@@ -31,6 +31,8 @@ type Worker interface {
 
 // Job is what a runner gives to a Worker.
 type Job struct {
+	// Run is the run's name.
+	Run  string
 	Task *Task
 	// Environment is what the task got, after mapping mounts to folders and scaling limits to the machine.
 	Environment Environment

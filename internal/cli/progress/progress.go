@@ -69,6 +69,7 @@ type Display struct {
 	stop     chan struct{}
 	ticking  sync.WaitGroup
 	closed   bool
+	paused   int
 }
 
 type key struct {
@@ -136,6 +137,22 @@ func (d *Display) Event(e build.Event) { d.event("", e) }
 // and named apart from those of other scopes.
 func (d *Display) Scope(name string) build.Sink {
 	return func(e build.Event) { d.event(name, e) }
+}
+
+// Pause stops redrawing until resume is called, for whoever has to say something on the same terminal. Events go on
+// being taken, and what they said is shown then. It may be called when it is paused already.
+func (d *Display) Pause() (resume func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.closed {
+		d.renderer.tick(nil, d.now(), true)
+	}
+	d.paused++
+	return func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.paused--
+	}
 }
 
 // Close draws what is left to draw and stops redrawing. It returns the first error of writing to Out, and may be
@@ -227,7 +244,7 @@ func (d *Display) redraw() {
 			return
 		case <-ticker.C:
 			d.mu.Lock()
-			if !d.closed {
+			if !d.closed && d.paused == 0 {
 				d.renderer.tick(d.running(), d.now(), false)
 			}
 			d.mu.Unlock()

@@ -153,3 +153,36 @@ func TestLiveViewFits(t *testing.T) {
 		})
 	}
 }
+
+// Whoever pauses the view may write below what is over, and nothing is drawn over it meanwhile.
+func TestPause(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := &screen{t: t, columns: 51, rows: 12}
+		d := live(t, s, false)
+		d.Event(build.Event{Kind: build.Started, Step: 1, Name: "RUN make"})
+		later(150 * time.Millisecond)
+		resume := d.Pause()
+		if got := s.String(); got != "" {
+			t.Errorf("the live part is still there:\n%s", got)
+		}
+		s.put("Go on?")
+		d.Event(build.Event{Kind: build.Done, Step: 1, Took: time.Second})
+		later(time.Second)
+		if got := s.String(); got != "Go on?" {
+			t.Errorf("while paused, got:\n%s", got)
+		}
+		if _, err := s.Write([]byte("\n")); err != nil {
+			t.Fatal(err)
+		}
+		resume()
+		later(150 * time.Millisecond)
+		if err := d.Close(); err != nil {
+			t.Fatal(err)
+		}
+		want := "Go on?\n ✓ RUN make                                   1.0s"
+		if diff := cmp.Diff(want, s.String()); diff != "" {
+			t.Errorf("after resuming, mismatch (-want +got):\n%s", diff)
+		}
+	})
+}

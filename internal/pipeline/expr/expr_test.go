@@ -98,6 +98,18 @@ func TestEvaluate(t *testing.T) {
 		"count == -3":                          false,
 		"!missing && (on || missing) && stage!=count": true,
 		"stage == 'a && b'":                           false,
+		"count >= 3 and count < 4.5":                  true,
+		"count > 3 or count <= 2":                     false,
+		"missing > 3 || missing < 3":                  false,
+		"stage in ['prod', 'test']":                   true,
+		"stage not in ['prod', 'test']":               false,
+		"stage in []":                                 false,
+		"count in [1, 3]":                             true,
+		"not stage == 'prod'":                         true,
+		"not (not enable)":                            true,
+		"stage contains 'es' && stage startsWith 't'": true,
+		"stage endsWith 'x' or missing contains ''":   false,
+		"instance == null and order == null":          true,
 	} {
 		got, err := expr.Evaluate(in, lookup)
 		if err != nil || got != want {
@@ -118,6 +130,13 @@ func TestEvaluateErrors(t *testing.T) {
 		"&& a":                      "a name or a value is expected",
 		"f(x)":                      `unexpected "(x)"`,
 		"a..b":                      "a name or a value is expected",
+		"stage > 3":                 `"test" and "3" are not both numbers`,
+		"stage in 'test'":           "in takes a list",
+		"stage in ['a' 'b']":        "missing ]",
+		"stage in ['a', ":           "ends too early",
+		"stage not 'a'":             "after a value, not is part of not in",
+		"enable and and on":         "a name or a value is expected",
+		strings.Repeat("not ", 1e5): "too deep",
 		strings.Repeat("(", 100000): "too deep",
 		strings.Repeat("!", 100000): "too deep",
 	} {

@@ -62,6 +62,9 @@ func taskComment(t *pipeline.Task) string {
 	if t.Skip != "" {
 		return "skipped: " + t.Skip
 	}
+	if t.Worker == workerApproval {
+		return "waits for approval"
+	}
 	e := &t.Environment
 	return fmt.Sprintf("%s: %v vCPU, %s of memory, %s of disk, %s",
 		e.Source(), e.CPUs, pipeline.Size(e.Memory), pipeline.Size(e.Disk), pipeline.Duration(e.Timeout))

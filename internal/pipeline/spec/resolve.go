@@ -44,6 +44,7 @@ func (s *set) resolve(d *pipeline.Value, documents map[string][]*pipeline.Value)
 	}
 	r.acyclic(p.Tasks)
 	s.only(p)
+	s.approved(p)
 	r.ask(p)
 	return p
 }
@@ -69,7 +70,7 @@ func (s *set) template(d *pipeline.Value, templates []*pipeline.Value) *pipeline
 		}
 		names = append(names, t.Get("name").String())
 	}
-	s.report(wanted.Origin, "there is no PipelineTemplate with the name "+quote(wanted.String()), s.among(wanted.String(), names, "add the document, or use templateSpec"))
+	s.report(wanted.Origin, "there is no PipelineTemplate with the name "+quote(wanted.String()), s.among(wanted.String(), names, "add the document, or name the file or folder that has it, too"))
 	return nil
 }
 
@@ -190,6 +191,9 @@ func (r *resolver) task(v *pipeline.Value, names []string) pipeline.Task {
 	t.After = r.after(v, t.Name, names)
 	t.Skip = r.skip(template, t.Data)
 	t.Environment = r.environment(&t)
+	if t.Worker == workerApproval {
+		t.Environment = pipeline.Environment{} // people have no limits
+	}
 	t.Env = r.env(t.Data)
 	return t
 }
@@ -267,6 +271,21 @@ func (r *resolver) skip(template taskTemplate, data *pipeline.Value) string {
 		return "enable is not true"
 	default:
 		return template.condition + " does not hold"
+	}
+}
+
+// approved refuses approvals of tasks that do not ask for one.
+func (s *set) approved(p *pipeline.Pipeline) {
+	var names []string
+	for i := range p.Tasks {
+		if p.Tasks[i].Worker == workerApproval {
+			names = append(names, p.Tasks[i].Name)
+		}
+	}
+	for _, name := range s.opts.Approved {
+		if name != "*" && !slices.Contains(names, name) {
+			s.report(pipeline.Origin{File: "--approve " + name}, "no need-approval task is called "+quote(name), s.among(name, names, "this pipeline has none"))
+		}
 	}
 }
 

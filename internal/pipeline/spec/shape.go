@@ -3,6 +3,7 @@ package spec
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"slipway/internal/pipeline"
@@ -185,6 +186,10 @@ func example(sh *shape, path string) string {
 			return "write it as a map: " + last + ": {" + sh.keys[0].name + ": …}"
 		}
 		return "write it as a map: " + last + ": {key: value}"
+	case boolean:
+		return "write true or false"
+	case whole:
+		return "for example " + last + ": " + strconv.Itoa(int(max(sh.least, 1)))
 	default:
 		return ""
 	}
@@ -240,7 +245,12 @@ func join(path, key string) string {
 
 func (s *set) checkNumber(v *pipeline.Value, sh *shape, path string) {
 	if n, ok := v.Float(); ok && sh.most > 0 && !(n >= sh.least && n <= sh.most) {
-		s.report(v.Origin, fmt.Sprintf("%s is %s; it must be from %v to %.0f", subject(path), v.Text, sh.least, sh.most), "")
+		nearest := sh.least // of no number, too
+		if n > sh.least {
+			nearest = sh.most
+		}
+		s.report(v.Origin, fmt.Sprintf("%s is %s; it must be from %v to %.0f", subject(path), v.Text, sh.least, sh.most),
+			"the nearest that is allowed is "+strconv.FormatFloat(nearest, 'f', -1, 64))
 	}
 }
 

@@ -50,6 +50,10 @@ type Options struct {
 	Env map[string]string
 	// Only names the tasks to run; all others are skipped. Default: all of them.
 	Only []string
+	// Prefer names the file whose Pipeline is resolved when others have one too. Default: there must be only one.
+	Prefer string
+	// Approved are the user's --approve: names of need-approval tasks, or "*".
+	Approved []string
 	// Checkers are asked about the tasks of a preset worker, by its name ("build-image"). A task whose worker has none
 	// is refused unless it is skipped. Default: no worker is available.
 	Checkers map[string]Checker
@@ -63,7 +67,7 @@ type Checker interface {
 // Resolve turns the one Pipeline among the files' documents into what can be run; the other documents are the
 // templates it may name. warnings are told to the user and stop nothing. The error is an Errors, of kind errs.Invalid.
 func Resolve(files []*File, opts Options) (p *pipeline.Pipeline, warnings Errors, err error) {
-	s := newSet(files, opts)
+	s := newSet(preferred(files, opts.Prefer), opts)
 	documents := s.load()
 	pipelines := documents[KindPipeline]
 	switch {
@@ -76,13 +80,32 @@ func Resolve(files []*File, opts Options) (p *pipeline.Pipeline, warnings Errors
 		p = s.resolve(pipelines[0], documents)
 	default:
 		for _, d := range pipelines[1:] {
-			s.report(d.Get("kind").At(d.Origin), "a second Pipeline: a run has one", "put it into a file of its own")
+			s.report(d.Get("kind").At(d.Origin), "a second Pipeline: a run has one, the first is at "+pipelines[0].Get("kind").At(pipelines[0].Origin).String(),
+				"put it into a file of its own")
 		}
 	}
 	if err := s.errors.orNil(); err != nil {
 		return nil, s.warnings.sorted(), err
 	}
 	return p, s.warnings.sorted(), nil
+}
+
+// preferred leaves the Pipelines of all other files out when the file called name has one: in a folder of pipelines
+// that share templates, only one is meant, and what is wrong with the others is not asked for.
+func preferred(files []*File, name string) []*File {
+	isPipeline := func(d *pipeline.Value) bool { return d.Get("kind").String() == KindPipeline }
+	if !slices.ContainsFunc(files, func(f *File) bool { return f.Name == name && slices.ContainsFunc(f.Documents, isPipeline) }) {
+		return files
+	}
+	out := make([]*File, len(files))
+	for i, f := range files {
+		one := *f
+		if f.Name != name {
+			one.Documents = slices.DeleteFunc(slices.Clone(f.Documents), isPipeline)
+		}
+		out[i] = &one
+	}
+	return out
 }
 
 // Validate checks every document of the files as Resolve does, with sample values for variables that have none.

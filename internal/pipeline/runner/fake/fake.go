@@ -38,6 +38,9 @@ var _ pipeline.Runner = Runner{}
 
 // Run plays the script; see pipeline.Runner.
 func (Runner) Run(ctx context.Context, a pipeline.Attempt, emit func(pipeline.Event)) (pipeline.Output, error) {
+	if a.Task.Environment.Timeout <= 0 {
+		return play(ctx, &a.Task, emit)
+	}
 	limit := a.Task.Environment.TimeLimit()
 	timed, cancel := context.WithTimeoutCause(ctx, a.Task.Environment.Timeout, limit)
 	defer cancel()

@@ -61,12 +61,15 @@ func (r *Runner) Run(ctx context.Context, a pipeline.Attempt, emit func(pipeline
 			err = errors.Join(err, fmt.Errorf("remove the task's folder: %w", removeErr))
 		}
 	}()
-	job := &pipeline.Job{Task: &a.Task, Environment: environment, Dir: dir, Source: r.opts.Source, Emit: emit}
+	job := &pipeline.Job{Run: a.Run, Task: &a.Task, Environment: environment, Dir: dir, Source: r.opts.Source, Emit: emit}
 	return work(ctx, worker, job)
 }
 
 // work lets the worker work for as long as the environment allows.
 func work(ctx context.Context, worker pipeline.Worker, job *pipeline.Job) (pipeline.Output, error) {
+	if job.Environment.Timeout <= 0 {
+		return worker.Work(ctx, job)
+	}
 	limit := job.Environment.TimeLimit()
 	timed, cancel := context.WithTimeoutCause(ctx, job.Environment.Timeout, limit)
 	defer cancel()
