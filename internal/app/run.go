@@ -4,11 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"slipway/internal/build"
+	"slipway/internal/build/cache/remote"
 	"slipway/internal/build/solver"
 	"slipway/internal/errs"
 	"slipway/internal/forge/git"
@@ -181,21 +185,46 @@ type imageBuilder struct{ app *App }
 var _ image.Builder = imageBuilder{}
 
 func (b imageBuilder) Build(ctx context.Context, r image.Request) (image.Result, error) {
-	im, err := b.app.Build(ctx, Build{
-		Context:  filepath.Join(r.Root, filepath.FromSlash(r.Context)),
-		File:     filepath.Join(r.Root, filepath.FromSlash(r.Dockerfile)),
-		Name:     r.Dockerfile,
-		Tags:     []string{r.Image.String()},
-		Push:     true,
-		CacheDir: r.CacheDir,
-		Limits:   solver.Limits{Memory: r.Limits.Memory, CPUs: r.Limits.CPUs, Disk: r.Limits.Disk, Of: r.LimitsOf},
-		MapRef:   r.MapRef,
-		Events:   func(e build.Event) { r.Progress(e) },
-	})
+	request := Build{
+		Context:   filepath.Join(r.Root, filepath.FromSlash(r.Context)),
+		File:      filepath.Join(r.Root, filepath.FromSlash(r.Dockerfile)),
+		Name:      r.Dockerfile,
+		Push:      true,
+		CacheDir:  r.CacheDir,
+		Args:      r.Args,
+		Target:    r.Target,
+		Platform:  strings.Join(r.Platforms, ","),
+		CacheFrom: cacheSpecs(r.CacheFrom), CacheTo: cacheSpecs(r.CacheTo),
+		Limits: solver.Limits{Memory: r.Limits.Memory, CPUs: r.Limits.CPUs, Disk: r.Limits.Disk, Of: r.LimitsOf},
+		MapRef: r.MapRef,
+		Events: func(e build.Event) { r.Progress(e) },
+	}
+	for _, to := range r.Images {
+		request.Tags = append(request.Tags, to.String())
+	}
+	for _, id := range slices.Sorted(maps.Keys(r.Secrets)) {
+		request.Secrets = append(request.Secrets, Secret{ID: id, Value: append([]byte{}, r.Secrets[id]...)})
+	}
+	im, err := b.app.Build(ctx, request)
 	if err != nil {
 		return image.Result{}, err
 	}
 	return image.Result{Digest: im.Manifest.Digest.String()}, nil
+}
+
+func cacheSpecs(caches []image.Cache) []remote.Spec {
+	var specs []remote.Spec
+	for _, c := range caches {
+		s := remote.Spec{Type: remote.InRegistry, Ref: c.Ref, Dir: c.Dir, Max: c.Max}
+		switch {
+		case c.Inline:
+			s.Type = remote.InImage
+		case c.Dir != "":
+			s.Type = remote.InFolder
+		}
+		specs = append(specs, s)
+	}
+	return specs
 }
 
 func (b imageBuilder) Warm(ctx context.Context, r image.WarmRequest) error {

@@ -15,6 +15,8 @@ type Secret struct {
 	ID string
 	// File holds the value.
 	File string
+	// Value is the value itself, when it is not nil.
+	Value []byte
 	// Env is a variable of the environment that holds it, when File is "". Default: the variable called ID when it is
 	// set, else the file called ID.
 	Env string
@@ -34,7 +36,7 @@ const maxSecret = 500 << 10
 func (a *App) secrets(list []Secret) (map[string][]byte, error) {
 	values := map[string][]byte{}
 	for _, s := range list {
-		if s.File == "" && s.Env == "" {
+		if s.Value == nil && s.File == "" && s.Env == "" {
 			if a.opts.Getenv(s.ID) != "" {
 				s.Env = s.ID
 			} else {
@@ -51,6 +53,9 @@ func (a *App) secrets(list []Secret) (map[string][]byte, error) {
 }
 
 func (s Secret) value(getenv func(string) string) ([]byte, error) {
+	if s.Value != nil {
+		return s.Value, nil
+	}
 	if s.File == "" {
 		return []byte(getenv(s.Env)), nil
 	}

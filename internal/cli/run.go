@@ -69,7 +69,7 @@ func (f *runFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&f.Repo, "repo", "", "work on the repository `DIR|URL` (default: the one that holds the file)")
 	flags.StringVar(&f.Ref, "ref", "", "work on the branch, tag or commit `REF` (default: HEAD)")
 	flags.StringArrayVar(&f.set, "set", nil, "set `KEY=VALUE`: the value of <% .KEY %>, and context data of all tasks; repeatable")
-	flags.StringArrayVar(&f.env, "env", nil, "add `K=V` to the environment of every task; repeatable")
+	flags.StringArrayVar(&f.env, "env", nil, "add `K[=V]` to the environment of every task; K alone takes your value of it; repeatable")
 	flags.StringArrayVar(&f.Only, "task", nil, "run the task `NAME` alone; repeatable")
 	flags.StringArrayVar(&f.Approved, "approve", nil, "approve the need-approval task `NAME` beforehand, * approves all; repeatable")
 	flags.BoolVar(&f.dryRun, "dry-run", false, "print the resolved pipeline, with the origin of every value, and stop")
@@ -85,7 +85,7 @@ func runPipeline(ctx context.Context, e env, f *runFlags) (err error) {
 	if f.Set, err = pairs("--set", f.set, nil); err != nil {
 		return err
 	}
-	if f.Env, err = pairs("--env", f.env, nil); err != nil {
+	if f.Env, err = pairs("--env", f.env, e.getenv); err != nil {
 		return err
 	}
 	home, err := e.home()
@@ -201,6 +201,7 @@ type taskResult struct {
 	Error      string          `json:"error,omitempty"`
 	Image      string          `json:"image,omitempty"`
 	Digest     string          `json:"digest,omitempty"`
+	Also       []string        `json:"also,omitempty"` // further references to the image
 }
 
 // printRun prints what became of a run.
@@ -228,7 +229,7 @@ func resultOf(run *pipeline.Run) runResult {
 	for _, t := range run.Tasks {
 		task := taskResult{
 			Name: t.Name, Status: t.Status, ExitCode: t.ExitCode, Reason: t.Reason,
-			Image: t.Output.Image, Digest: t.Output.Digest,
+			Image: t.Output.Image, Digest: t.Output.Digest, Also: t.Output.Also,
 		}
 		if !t.StartedAt.IsZero() {
 			task.StartedAt, task.FinishedAt = &t.StartedAt, &t.FinishedAt

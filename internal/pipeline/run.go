@@ -31,6 +31,8 @@ type TaskRun struct {
 type Output struct {
 	// Image is the reference the image was pushed to, Digest what it was pushed as.
 	Image, Digest string
+	// Also are further references to the same.
+	Also []string
 }
 
 // EventKind says what an Event tells.

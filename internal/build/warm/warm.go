@@ -6,6 +6,8 @@
 //	refs/<hash>            what a reference named for a platform when it was last looked up
 //	index.json, oci-layout for other tools
 //
+// What kaniko's warmer left in the folder is used where it stands, see kaniko.go.
+//
 // Every file is written under a temporary name and renamed, and a manifest appears under its own name only after all
 // its blobs: a reader finds an image whole or not at all, however many write at once, and a writer that is killed
 // leaves nothing that a reader could mistake for an image.
@@ -51,6 +53,8 @@ type Dir struct {
 	blobs *dir.Store
 	from  puller
 	found func(manifest string)
+
+	archives archives
 }
 
 // Options say how a Dir works.
@@ -80,7 +84,9 @@ func Open(path string, opts Options) (*Dir, error) {
 	if opts.Found == nil {
 		opts.Found = func(string) {}
 	}
-	return &Dir{path: path, blobs: blobs, from: opts.From, found: opts.Found}, nil
+	return &Dir{path: path, blobs: blobs, from: opts.From, found: opts.Found, archives: archives{
+		open: map[oci.Digest]*archive{}, of: map[oci.Digest]*archive{},
+	}}, nil
 }
 
 // Manifest is where the manifest of a whole image is: the name that kaniko's cache gives it.
@@ -90,7 +96,13 @@ func (d *Dir) Manifest(digest oci.Digest) string {
 
 // Open reads a blob of an image that is here.
 func (d *Dir) Open(ctx context.Context, digest oci.Digest) (blob.Reader, error) {
-	return d.blobs.Open(ctx, digest)
+	r, err := d.blobs.Open(ctx, digest)
+	if errors.Is(err, errs.NotFound) {
+		if in, err := d.openArchived(ctx, digest); !errors.Is(err, errs.NotFound) {
+			return in, err
+		}
+	}
+	return r, err
 }
 
 // Base returns the manifest of an image that is here whole and current, or errs.NotFound.
@@ -100,18 +112,28 @@ func (d *Dir) Base(ctx context.Context, r ref.Ref, p oci.Platform) (oci.Descript
 		return oci.Descriptor{}, nil, err
 	}
 	raw, err := d.whole(ctx, digest)
+	if err == nil {
+		d.found(d.Manifest(digest))
+		return oci.DescribeManifest(raw), raw, nil
+	}
+	if !errors.Is(err, errs.NotFound) {
+		return oci.Descriptor{}, nil, err
+	}
+	a, err := d.fromArchive(digest)
 	if err != nil {
 		return oci.Descriptor{}, nil, err
 	}
-	d.found(d.Manifest(digest))
-	return oci.DescribeManifest(raw), raw, nil
+	d.found(a.path)
+	return oci.Descriptor{MediaType: a.media, Digest: digest, Size: int64(len(a.manifest))}, a.manifest, nil
 }
 
 // current is the digest that a reference names now, or named last when its registry cannot be reached.
 func (d *Dir) current(ctx context.Context, r ref.Ref, p oci.Platform) (oci.Digest, error) {
 	if r.Digest() != "" {
-		if _, err := os.Lstat(d.Manifest(r.Digest())); err == nil {
-			return r.Digest(), nil
+		for _, name := range []string{d.Manifest(r.Digest()), filepath.Join(d.path, r.Digest().String())} {
+			if _, err := os.Lstat(name); err == nil {
+				return r.Digest(), nil
+			}
 		}
 		if digest, err := d.recall(r, p); err == nil { // a digest of an index: it never names another image
 			return digest, nil
@@ -215,6 +237,9 @@ func (d *Dir) Fill(ctx context.Context, r ref.Ref, p oci.Platform) (digest oci.D
 		return "", false, err
 	}
 	if _, err := d.whole(ctx, desc.Digest); err == nil {
+		return desc.Digest, true, nil
+	}
+	if _, err := d.fromArchive(desc.Digest); err == nil {
 		return desc.Digest, true, nil
 	}
 	var m oci.Manifest

@@ -148,7 +148,36 @@ func buildShape() *shape {
 		may("image", str("The reference to push to.")),
 		may("cacheDir", str("The folder with the base images that warm brought.")),
 		may("instanceID", str("The ACR Enterprise instance.")),
+		may("args", strMap("Build arguments, for ARG.")),
+		may("target", str("The stage to build. Default: the last.")),
+		may("platforms", strs("os/arch[/variant]; several make an index. Default: the machine's.")),
+		may("tags", strs("More to push to: a tag beside image's, or a whole reference with a slash in it.")),
+		may("secrets", &shape{form: list, desc: "Values for RUN --mount=type=secret.", items: closed("A secret.",
+			need("id", str("What RUN calls it.")),
+			may("env", str("The variable of the task's environment that holds it.")),
+			may("file", str("The file that holds it: in the repository, or in a NAS mount.")))}),
+		may("cache", cacheShape()),
 	)
+}
+
+// cacheShape is a reference, or lists of what is read and written.
+func cacheShape() *shape {
+	place := func(more ...key) *shape {
+		sh := closed("A cache.", append([]key{
+			may("type", &shape{form: text, desc: "Default: registry with ref, local with dir.", enum: []string{"registry", "local", "inline"}}),
+			may("ref", str("A tag of a registry.")),
+			may("dir", str("A folder, usually in a NAS mount.")),
+		}, more...)...)
+		sh.or = str("A tag of a registry.")
+		return sh
+	}
+	sh := closed("Where results of steps are kept outside the machine.",
+		may("from", &shape{form: list, desc: "Read.", items: place()}),
+		may("to", &shape{form: list, desc: "Written.", items: place(
+			may("mode", &shape{form: text, desc: "min keeps the image's own stages (the default), max all.", enum: []string{"min", "max"}}))}),
+	)
+	sh.or = str("A tag of a registry, read and written with mode max.")
+	return sh
 }
 
 func warmShape() *shape {

@@ -2,8 +2,10 @@ package image
 
 import (
 	"path/filepath"
+	"strconv"
 	"strings"
 
+	"slipway/internal/oci"
 	"slipway/internal/oci/ref"
 	"slipway/internal/pipeline"
 )
@@ -38,6 +40,109 @@ func checkBuild(t *pipeline.Task, build *pipeline.Value, report pipeline.Report)
 		}
 	}
 	checkCacheDir(build.Get("cacheDir"), report)
+	checkTags(build, report)
+	checkPlatforms(build.Get("platforms"), report)
+	checkSecrets(build.Get("secrets"), report)
+	checkCache(build.Get("cache"), report)
+}
+
+// each calls f for the items of a list that are known by now.
+func each(list *pipeline.Value, f func(v *pipeline.Value)) {
+	if list == nil {
+		return
+	}
+	for _, v := range list.Items {
+		if !v.Absent() && !open(v.String()) {
+			f(v)
+		}
+	}
+}
+
+func checkTags(build *pipeline.Value, report pipeline.Report) {
+	each(build.Get("tags"), func(v *pipeline.Value) {
+		if strings.Contains(v.String(), "/") {
+			checkTarget(v, report)
+			return
+		}
+		if r, err := ref.Parse("tag:" + v.String()); err != nil || r.Tag() != v.String() {
+			report(v.Origin, "tags has "+strconv.Quote(v.String())+", which is no tag", "write a tag beside image's, such as latest, or REGISTRY/REPOSITORY:TAG")
+		}
+	})
+}
+
+func checkPlatforms(list *pipeline.Value, report pipeline.Report) {
+	seen := map[string]bool{}
+	each(list, func(v *pipeline.Value) {
+		p, err := oci.ParsePlatform(v.String())
+		switch name := oci.FormatPlatform(p); {
+		case err != nil:
+			report(v.Origin, err.Error(), "for example linux/amd64 or linux/arm64")
+		case seen[name]:
+			report(v.Origin, "the platform "+name+" is there already", "remove one of them")
+		default:
+			seen[name] = true
+		}
+	})
+}
+
+func checkSecrets(list *pipeline.Value, report pipeline.Report) {
+	seen := map[string]bool{}
+	each(list, func(v *pipeline.Value) {
+		id, env, file := v.Get("id").String(), v.Get("env").String(), v.Get("file").String()
+		switch {
+		case id == "": // the table of keys says so
+		case seen[id]:
+			report(v.Get("id").Origin, "a second secret with the id "+id, "give each its own id")
+		case (env == "") == (file == ""):
+			report(v.Origin, "the secret "+id+" needs either env or file", "add env: VARIABLE, and give its value with --env VARIABLE")
+		case file != "" && !open(file) && !filepath.IsAbs(file) && !filepath.IsLocal(file):
+			report(v.Get("file").Origin, "file "+file+" leads out of the repository", "write a path relative to the repository's top, or an absolute one in a NAS mount")
+		}
+		seen[id] = true
+	})
+}
+
+func checkCache(cache *pipeline.Value, report pipeline.Report) {
+	if s := cache.String(); s != "" {
+		checkCacheRef(cache, true, report)
+		return
+	}
+	each(cache.Get("from"), func(v *pipeline.Value) { checkCacheItem(v, false, report) })
+	each(cache.Get("to"), func(v *pipeline.Value) { checkCacheItem(v, true, report) })
+}
+
+func checkCacheItem(v *pipeline.Value, write bool, report pipeline.Report) {
+	if v.Kind != pipeline.Map {
+		checkCacheRef(v, write, report)
+		return
+	}
+	kind, at, dir := v.Get("type").String(), v.Get("ref"), v.Get("dir")
+	if kind == "" && !dir.Absent() {
+		kind = "local"
+	}
+	switch {
+	case kind == "inline" && !write:
+		report(v.Origin, "a cache of type inline is only written", "read it as {ref: IMAGE}")
+	case kind == "inline" && v.Get("mode").String() == "max":
+		report(v.Get("mode").Origin, "an image holds the results of its own stages alone", "write mode: min, or {ref: REGISTRY/REPOSITORY:TAG, mode: max}")
+	case kind == "inline":
+	case kind == "local" && dir.Absent():
+		report(v.Origin, "a cache of type local needs a dir", "add dir: a folder in a NAS mount")
+	case kind == "local":
+		if !open(dir.String()) && !filepath.IsAbs(dir.String()) {
+			report(dir.Origin, "dir "+dir.String()+" must be an absolute path", "for example /mnt/cache/steps, in a NAS mount")
+		}
+	case at.Absent():
+		report(v.Origin, "a cache needs a ref or a dir", "for example {ref: REGISTRY/REPOSITORY:TAG}")
+	default:
+		checkCacheRef(at, write, report)
+	}
+}
+
+func checkCacheRef(v *pipeline.Value, write bool, report pipeline.Report) {
+	if r, ok := checkRef(v, report); ok && write && r.Digest() != "" {
+		report(v.Origin, "the cache to write has a digest, which is what comes of writing", "write "+r.WithDigest("").String())
+	}
 }
 
 func checkWarm(t *pipeline.Task, warm *pipeline.Value, report pipeline.Report) {

@@ -24,7 +24,7 @@ const Name = "build-image"
 
 // Builder builds images and fills cache folders. Its methods may be called from several goroutines at once.
 type Builder interface {
-	// Build builds r's Dockerfile and pushes the image to r.Image. A RUN that ends badly gives an error with a method
+	// Build builds r's Dockerfile and pushes the image to r.Images. A RUN that ends badly gives an error with a method
 	// ExitCode in its chain, a limit that is hit one of kind errs.Limit.
 	Build(ctx context.Context, r Request) (Result, error)
 	// Warm brings base images into a cache folder.
@@ -37,8 +37,17 @@ type Request struct {
 	Root string
 	// Dockerfile and Context are paths below Root, slash separated; both exist and do not lead out of it.
 	Dockerfile, Context string
-	// Image is where to push, after MapRef.
-	Image ref.Ref
+	// Images are where to push, after MapRef; the first is the one that the file calls image.
+	Images []ref.Ref
+	// Args are build arguments; Target is the stage to build, "" for the last; Platforms are os/arch[/variant], none for
+	// this machine's.
+	Args      map[string]string
+	Target    string
+	Platforms []string
+	// Secrets are what RUN --mount=type=secret shows, by id.
+	Secrets map[string][]byte
+	// CacheFrom and CacheTo keep results of steps outside this machine.
+	CacheFrom, CacheTo []Cache
 	// CacheDir is a folder of this machine with base images, that Warm fills; empty for none.
 	CacheDir string
 	// MapRef says where an image named by the Dockerfile really is. Never nil.
@@ -150,14 +159,33 @@ func (w *Worker) build(ctx context.Context, job *pipeline.Job, build *pipeline.V
 	if err != nil {
 		return pipeline.Output{}, err
 	}
-	result, err := w.opts.Builder.Build(ctx, Request{
-		Root: root, Dockerfile: dockerfile, Context: folder, Image: image, CacheDir: cache, MapRef: w.opts.MapRef,
+	r := Request{
+		Root: root, Dockerfile: dockerfile, Context: folder, CacheDir: cache, MapRef: w.opts.MapRef,
+		Args: scalars(build.Get("args")), Target: build.Get("target").String(), Platforms: build.Get("platforms").Strings(),
 		Limits: job.Environment.Limits, LimitsOf: job.Environment.Source(), Progress: progress(job),
-	})
+	}
+	if r.Images, err = tags(image, build, func(v *pipeline.Value) (ref.Ref, error) { return w.locate(job, v) }); err != nil {
+		return pipeline.Output{}, err
+	}
+	if r.Secrets, err = secrets(job, root, build); err != nil {
+		return pipeline.Output{}, err
+	}
+	if r.CacheFrom, r.CacheTo, err = caches(job, build); err != nil {
+		return pipeline.Output{}, err
+	}
+	result, err := w.opts.Builder.Build(ctx, r)
 	if err != nil {
 		return pipeline.Output{}, fmt.Errorf("build %s: %w", image.Familiar(), err)
 	}
-	return pipeline.Output{Image: image.String(), Digest: result.Digest}, nil
+	return output(r.Images, result), nil
+}
+
+func output(images []ref.Ref, result Result) pipeline.Output {
+	out := pipeline.Output{Image: images[0].String(), Digest: result.Digest}
+	for _, r := range images[1:] {
+		out.Also = append(out.Also, r.String())
+	}
+	return out
 }
 
 func progress(job *pipeline.Job) func(any) {

@@ -43,6 +43,21 @@ func TestCheck(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ name, data, want string }{
 		{"all keys", "build: {dockerfile: code/Dockerfile, context: ./context, image: r.example.com/a/b:v1, cacheDir: /mnt/c, instanceID: cri-1}", ""},
+		{"all of ours", "build: {image: r.example.com/a/b, args: {V: 1.10}, target: t, platforms: [linux/amd64, linux/arm64], tags: [latest, r.example.com/c:d], secrets: [{id: a, env: A}, {id: b, file: b/c}], cache: {from: [r.example.com/c, {dir: /mnt/c}], to: [{ref: r.example.com/c, mode: max}, {type: inline}]}}", ""},
+		{"a cache by name", "build: {image: r.example.com/a/b, cache: r.example.com/a:cache}", ""},
+		{"a bad tag", "build: {image: r.example.com/a/b, tags: [v1, \"v 2\"]}", "f.yaml:11:58: tags has \"v 2\", which is no tag"},
+		{"a tag of a bad reference", "build: {image: r.example.com/a/b, tags: [r.example.com/A]}", "f.yaml:11:54: "},
+		{"a bad platform", "build: {image: a, platforms: [linux/amd64, a/b/c/d]}", "f.yaml:11:56: "},
+		{"a platform twice", "build: {image: a, platforms: [linux/amd64, linux/amd64]}", "the platform linux/amd64 is there already"},
+		{"a secret of nowhere", "build: {image: a, secrets: [{id: s}]}", "f.yaml:11:41: the secret s needs either env or file"},
+		{"a secret of two places", "build: {image: a, secrets: [{id: s, env: A, file: b}]}", "the secret s needs either env or file"},
+		{"a secret twice", "build: {image: a, secrets: [{id: s, env: A}, {id: s, env: B}]}", "a second secret with the id s"},
+		{"a secret above", "build: {image: a, secrets: [{id: s, file: ../s}]}", "file ../s leads out of the repository"},
+		{"an inline cache to read", "build: {image: a, cache: {from: [{type: inline}]}}", "a cache of type inline is only written"},
+		{"an inline cache of everything", "build: {image: a, cache: {to: [{type: inline, mode: max}]}}", "an image holds the results of its own stages alone"},
+		{"a cache of nowhere", "build: {image: a, cache: {to: [{mode: max}]}}", "a cache needs a ref or a dir"},
+		{"a relative cache", "build: {image: a, cache: {to: [{dir: c}]}}", "dir c must be an absolute path"},
+		{"a cache at a digest", "build: {image: a, cache: {to: [\"a@sha256:" + strings.Repeat("a", 64) + "\"]}}", "the cache to write has a digest"},
 		{"image alone", "build: {image: r.example.com/a/b}", ""},
 		{"warm alone", "warm: {images: [debian, \"r.example.com/b:1\"], cacheDir: /mnt/c}", ""},
 		{"nothing", "displayName: x", "f.yaml:6:15: the task task has neither build nor warm"},
@@ -172,6 +187,56 @@ func TestWarmThenBuild(t *testing.T) {
 	}
 }
 
+func TestEverythingAtOnce(t *testing.T) {
+	t.Parallel()
+	b := &builder{}
+	nas := t.TempDir()
+	if err := os.WriteFile(filepath.Join(nas, "key"), []byte("from the NAS"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	output, _, err := work(t, b, `            envVars: {TOKEN: from the environment}
+            build:
+              image: registry.example.com/app:v1
+              args: {VERSION: 1.10, EMPTY: }
+              target: release
+              platforms: [linux/amd64, linux/arm64]
+              tags: [latest, registry.example.com/other:v1, v1]
+              secrets: [{id: a, env: TOKEN}, {id: b, file: conf/b}, {id: c, file: /mnt/cache/key}]
+              cache:
+                from: [registry.example.com/app:cache, {dir: /mnt/cache/steps}]
+                to: [{ref: registry.example.com/app:cache, mode: max}, {type: inline}]
+`, repository{"Dockerfile": "", "conf/b": "from the repository"}, pipeline.Mount{Dir: "/mnt/cache", Server: "nas:/c", Folder: nas})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantOutput := pipeline.Output{
+		Image: "127.0.0.1:5000/mirror/app:v1", Digest: "sha256:0",
+		Also: []string{"127.0.0.1:5000/mirror/app:latest", "127.0.0.1:5000/mirror/other:v1"},
+	}
+	if diff := cmp.Diff(wantOutput, output); diff != "" {
+		t.Errorf("output mismatch (-want +got):\n%s", diff)
+	}
+	r := b.request
+	type part struct {
+		Args      map[string]string
+		Target    string
+		Platforms []string
+		Secrets   map[string][]byte
+		From, To  []image.Cache
+	}
+	want := part{
+		map[string]string{"VERSION": "1.10", "EMPTY": ""},
+		"release",
+		[]string{"linux/amd64", "linux/arm64"},
+		map[string][]byte{"a": []byte("from the environment"), "b": []byte("from the repository"), "c": []byte("from the NAS")},
+		[]image.Cache{{Ref: "registry.example.com/app:cache"}, {Dir: filepath.Join(nas, "steps")}},
+		[]image.Cache{{Ref: "registry.example.com/app:cache", Max: true}, {Inline: true}},
+	}
+	if diff := cmp.Diff(want, part{r.Args, r.Target, r.Platforms, r.Secrets, r.CacheFrom, r.CacheTo}); diff != "" {
+		t.Errorf("request mismatch (-want +got):\n%s", diff)
+	}
+}
+
 func TestDefaults(t *testing.T) {
 	t.Parallel()
 	b := &builder{}
@@ -196,6 +261,9 @@ func TestWorkErrors(t *testing.T) {
 		{"no context", "build: {image: a, context: no}", "f.yaml:11:40: the build context no of the repository: no such file", "", repository{"Dockerfile": ""}, nil},
 		{"a link out of the repository", "build: {image: a}", "the Dockerfile Dockerfile of the repository: path escapes from parent", "", repository{"Dockerfile": "-> /etc/passwd"}, nil},
 		{"a context out of the repository", "build: {image: a, context: c}", "path escapes from parent", "", repository{"Dockerfile": "", "c": "-> ../.."}, nil},
+		{"no variable for a secret", "build: {image: a, secrets: [{id: s, env: HOME}]}", "f.yaml:11:41: secret s: the task's environment has no HOME", "--env HOME", repository{"Dockerfile": ""}, nil},
+		{"a secret in no mount", "build: {image: a, secrets: [{id: s, file: /etc/passwd}]}", "/etc/passwd is in no NAS mount", "", repository{"Dockerfile": ""}, nil},
+		{"a link to a secret of this machine", "build: {image: a, secrets: [{id: s, file: s}]}", "secret s: openat s: path escapes from parent", "", repository{"Dockerfile": "", "s": "-> /etc/passwd"}, nil},
 		{"a NAS that is not mapped", "build: {image: a, cacheDir: /mnt/c}", "cacheDir /mnt/c is on nas.example.com:/c, which is no folder of this machine", "--map-nas nas.example.com:/c=DIR", repository{"Dockerfile": ""}, []pipeline.Mount{{Dir: "/mnt", Server: "nas.example.com:/c"}}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
