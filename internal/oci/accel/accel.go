@@ -10,10 +10,14 @@ package accel
 
 import (
 	"context"
+	"errors"
 	"io"
 
 	"slipway/internal/oci"
 )
+
+// ErrUnfit marks the error of a layer that is in order and that the format cannot state: in an image it stays as it is.
+var ErrUnfit = errors.New("layer does not fit the format")
 
 // Format is one way to state layers. Its methods may be called by several goroutines at once.
 type Format interface {

@@ -254,7 +254,7 @@ func lower() []file {
 		dir("bin"), reg("bin/tool", Random(300_000)), dir("etc"), reg("etc/motd", []byte("hello\n")), reg("etc/empty", nil),
 		{Header: tar.Header{Typeflag: tar.TypeLink, Name: "bin/tool-link", Linkname: "bin/tool", Mode: 0o644}},
 		{Header: tar.Header{Typeflag: tar.TypeSymlink, Name: "bin/sh", Linkname: "tool", Mode: 0o777}},
-		dir("data"), reg("data/huge", append(Text(9<<20), Random(1<<20)...)), reg("data/zeros", make([]byte, 5<<20)),
+		dir("data"), reg("data/big", append(Text(400_000), Random(100_000)...)), reg("data/zeros", make([]byte, 1<<20)),
 		dir("dev"),
 		{Header: tar.Header{Typeflag: tar.TypeChar, Name: "dev/null", Mode: 0o666, Devmajor: 1, Devminor: 3}},
 		{Header: tar.Header{Typeflag: tar.TypeBlock, Name: "dev/sda", Mode: 0o660, Devmajor: 8}},
@@ -267,7 +267,7 @@ func lower() []file {
 	}
 	dirs := dir("many")
 	files = append(files, dirs)
-	for i := range 500 {
+	for i := range 200 {
 		files = append(files, reg(fmt.Sprintf("many/%03d", i), Text(i*7)))
 	}
 	return files
