@@ -128,10 +128,13 @@ func (f *File) validate() error {
 	return nil
 }
 
+// silent is a linter that says nothing. Without one, the parser dies of a check comment above an instruction.
+func silent() *linter.Linter { return linter.New(&linter.Config{}) }
+
 // Instructions returns the global ARGs and the stages. Each call returns copies of its own: expanding variables writes
 // into them.
 func (f *File) Instructions() (args []instructions.ArgCommand, stages []instructions.Stage, err error) {
-	stages, args, err = instructions.Parse(f.ast, nil)
+	stages, args, err = instructions.Parse(f.ast, silent())
 	if err != nil {
 		return nil, nil, f.Place(err, nil)
 	}
@@ -152,9 +155,13 @@ func (f *File) Trigger(expression string, at []parser.Range, supports []Feature)
 	if len(at) > 0 {
 		n.StartLine, n.EndLine = at[0].Start.Line, at[len(at)-1].End.Line
 	}
-	cmd, err := instructions.ParseCommand(n)
+	v, err := instructions.ParseInstructionWithLinter(n, silent())
 	if err != nil {
 		return nil, f.Place(bare(explain(err, n)), at)
+	}
+	cmd, ok := v.(instructions.Command)
+	if !ok {
+		return nil, f.Place(fmt.Errorf("%s is no instruction that a trigger can be", strings.ToUpper(n.Value)), at)
 	}
 	if wrong := f.refuse(n, supports); len(wrong) > 0 {
 		return nil, wrong

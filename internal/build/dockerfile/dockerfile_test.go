@@ -182,7 +182,8 @@ func TestTrigger(t *testing.T) {
 	tests := []struct{ expression, want string }{
 		{"RUN <<EOF\nx\nEOF", ""},
 		{"RUN a\nRUN b", "Dockerfile:2:1: onbuild trigger should be a single expression"},
-		{"FROM y", "Dockerfile:2:1: *instructions.Stage is not a command type"},
+		{"FROM y", "Dockerfile:2:1: FROM is no instruction that a trigger can be"},
+		{"# check=skip=all\nRUN a", ""},
 		{"RUN --mount=type=tmpfs x", "Dockerfile:2:1: RUN --mount is not supported yet"},
 		{"RUN <<EOF", "Dockerfile:2:1: unterminated heredoc"},
 		{"WRKDIR x", "Dockerfile:2:1: unknown instruction: WRKDIR (did you mean WORKDIR?)"},
