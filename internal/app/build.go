@@ -107,9 +107,8 @@ func (a *App) Build(ctx context.Context, r Build) (image *build.Image, err error
 	if err := r.checkTrust(); err != nil {
 		return nil, err
 	}
-	if r.Context == "-" || strings.Contains(r.Context, "://") || strings.HasPrefix(r.Context, "git@") {
-		err := fmt.Errorf("build context %s: only folders are read as contexts: %w", r.Context, errs.Invalid)
-		return nil, errs.Hint(err, "unpack or clone it first, and name the folder")
+	if err := r.checkContext(); err != nil {
+		return nil, err
 	}
 	if platforms := strings.Split(r.Platform, ","); len(platforms) > 1 {
 		image, err = a.buildIndex(ctx, r, platforms)
@@ -120,6 +119,15 @@ func (a *App) Build(ctx context.Context, r Build) (image *build.Image, err error
 		return nil, err
 	}
 	return image, a.sign(ctx, r, image)
+}
+
+// checkContext refuses contexts that are no folders.
+func (r *Build) checkContext() error {
+	if r.Context == "-" || strings.Contains(r.Context, "://") || strings.HasPrefix(r.Context, "git@") {
+		err := fmt.Errorf("build context %s: only folders are read as contexts: %w", r.Context, errs.Invalid)
+		return errs.Hint(err, "unpack or clone it first, and name the folder")
+	}
+	return nil
 }
 
 // buildOne builds for one platform. With keep, every layer is in the blob store afterwards.
@@ -236,7 +244,7 @@ func readDockerfile(r Build, root string) (*dockerfile.File, *dockerfile.Ignore,
 	if err != nil {
 		return nil, nil, err
 	}
-	file, err := dockerfile.Parse(cmp.Or(r.Name, name), data)
+	file, err := dockerfile.ParseWithArgs(cmp.Or(r.Name, name), data, r.Args)
 	if err != nil {
 		return nil, nil, err
 	}

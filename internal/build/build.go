@@ -56,11 +56,16 @@ type StepError struct {
 	Text string // the instruction
 	Code int    // the process's exit status; 128+n when signal n killed it
 	Tail []string
+	// Source is what to show of the Dockerfile below the message.
+	Source Excerpt
 }
 
 func (e *StepError) Error() string {
 	return fmt.Sprintf("%s:%d: %s: exit status %d", e.File, e.Line, e.Text, e.Code)
 }
+
+// Excerpt is what to show of the Dockerfile below the message.
+func (e *StepError) Excerpt() Excerpt { return e.Source }
 
 // ExitCode is the status of the process that failed.
 func (e *StepError) ExitCode() int { return e.Code }

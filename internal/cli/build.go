@@ -55,6 +55,9 @@ type buildFlags struct {
 	iidFile     string
 	metadata    string
 	trace       string
+	check       bool
+	call        string
+	format      format // of what a check finds
 }
 
 func newBuild(e env) *cobra.Command {
@@ -70,7 +73,8 @@ without, the digest alone. Everything else is on standard error.`,
 		Example: `  slipway build -t 127.0.0.1:5000/app:v1 --push .
   slipway build --target test --build-arg VERSION=2 .
   slipway build -o type=oci,dest=app.tar .
-  slipway build -o type=local,dest=out --target binaries .`,
+  slipway build -o type=local,dest=out --target binaries .
+  slipway build --check .`,
 		GroupID: groupBuild,
 		Args:    arguments("CONTEXT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -112,6 +116,7 @@ func (f *buildFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&f.iidFile, "iidfile", "", "write the digest of the image's config to `PATH`")
 	flags.StringVar(&f.metadata, "metadata-file", "", "write what was built to `PATH` as JSON, with buildx's keys")
 	flags.StringVar(&f.trace, "trace", "", "write where the time went to `PATH`, in the format of Chrome's trace viewer")
+	f.checkFlags(flags)
 	f.pushFlags(flags)
 	f.trustFlags(flags)
 	f.isolate.register(flags)
@@ -120,8 +125,15 @@ func (f *buildFlags) register(flags *pflag.FlagSet) {
 }
 
 func runBuild(ctx context.Context, e env, f *buildFlags) (err error) {
+	checking, err := f.parseCall()
+	if err != nil {
+		return err
+	}
 	if err := f.parse(e); err != nil {
 		return err
+	}
+	if checking {
+		return runCheck(ctx, e, f)
 	}
 	place, err := f.isolate.enter(ctx, e)
 	if err != nil {

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"slices"
 	"strings"
 
+	"slipway/internal/build"
 	"slipway/internal/cli/progress"
 	"slipway/internal/errs"
 )
@@ -61,22 +63,66 @@ func stepFailed(err error) bool {
 	return !own
 }
 
-// report tells a person what failed, a line for each of several mistakes, and what to do about it.
+// report tells a person what failed, a line for each of several mistakes with what it is about in the file, and what to
+// do about it.
 func report(w io.Writer, err error) {
 	if err == nil {
 		return
 	}
+	list := locatedIn(err)
 	for line := range strings.Lines(err.Error()) {
 		tell(w, "error", line)
+		i := slices.IndexFunc(list, func(e located) bool { return strings.HasSuffix(strings.TrimRight(line, "\n"), e.Error()) })
+		if i < 0 {
+			continue
+		}
+		var b strings.Builder
+		writeExcerpt(&b, list[i].Excerpt())
+		_, _ = io.WriteString(w, b.String()) // as tell
+		list = slices.Delete(list, i, i+1)
 	}
 	if hint := errs.HintOf(err); hint != "" {
 		tell(w, "hint", hint)
 	}
 }
 
+// located is an error that knows what to show of a file.
+type located interface {
+	error
+	Excerpt() build.Excerpt
+}
+
+// locatedIn returns the located errors that an error consists of, in the order of its text.
+func locatedIn(err error) []located {
+	if e, ok := err.(located); ok { //nolint:errorlint // the tree is walked here, node by node
+		return []located{e}
+	}
+	switch e := err.(type) { //nolint:errorlint // likewise
+	case interface{ Unwrap() error }:
+		return locatedIn(e.Unwrap())
+	case interface{ Unwrap() []error }:
+		var list []located
+		for _, part := range e.Unwrap() {
+			list = append(list, locatedIn(part)...)
+		}
+		return list
+	}
+	return nil
+}
+
+// writeExcerpt shows lines of a stranger's file.
+func writeExcerpt(b *strings.Builder, e build.Excerpt) {
+	for line := range strings.Lines(e.String()) {
+		b.WriteString(redact(progress.Clean(line, maxMessage)) + "\n")
+	}
+}
+
+// maxMessage is how much of a stranger's text is shown on a line.
+const maxMessage = 16 << 10
+
 // tell writes "slipway: kind: text". Nobody is left to tell when that fails.
 func tell(w io.Writer, kind, text string) {
-	_, _ = fmt.Fprintf(w, "slipway: %s: %s\n", kind, redact(progress.Clean(text, 16<<10)))
+	_, _ = fmt.Fprintf(w, "slipway: %s: %s\n", kind, redact(progress.Clean(text, maxMessage)))
 }
 
 // redact blanks the password in every URL of text: https://user:secret@host is https://user:***@host.

@@ -45,10 +45,19 @@ type File struct {
 	ast   *parser.Node
 }
 
+// Build arguments that take the place of a directive, of syntax and of check.
+const (
+	SyntaxArg = "BUILDKIT_SYNTAX"
+	CheckArg  = "BUILDKIT_DOCKERFILE_CHECK"
+)
+
 // Parse reads a Dockerfile. The error is an Errors with every mistake that could be told apart, each an errs.Invalid.
-func Parse(name string, data []byte) (*File, error) {
+func Parse(name string, data []byte) (*File, error) { return ParseWithArgs(name, data, nil) }
+
+// ParseWithArgs is Parse for a build with arguments, of which SyntaxArg and CheckArg count.
+func ParseWithArgs(name string, data []byte, args map[string]string) (*File, error) {
 	f := &File{Name: name, lines: strings.SplitAfter(string(data), "\n")}
-	if err := f.parse(data); err != nil {
+	if err := f.parse(data, args); err != nil {
 		return nil, f.Place(err, nil)
 	}
 	if err := f.validate(); err != nil {
@@ -57,11 +66,14 @@ func Parse(name string, data []byte) (*File, error) {
 	return f, nil
 }
 
-func (f *File) parse(data []byte) error {
+func (f *File) parse(data []byte, args map[string]string) error {
 	if len(data) == 0 {
 		return errors.New("the Dockerfile cannot be empty")
 	}
 	if err := f.directives(data); err != nil {
+		return err
+	}
+	if err := f.argDirectives(args); err != nil {
 		return err
 	}
 	result, err := parser.Parse(bytes.NewReader(data))
@@ -98,6 +110,21 @@ func (f *File) directives(data []byte) error {
 		if d == nil {
 			break
 		}
+	}
+	return nil
+}
+
+// argDirectives takes what build arguments say instead of directives.
+func (f *File) argDirectives(args map[string]string) error {
+	if syntax, ok := args[SyntaxArg]; ok {
+		f.Syntax = syntax
+	}
+	if check, ok := args[CheckArg]; ok {
+		config, err := linter.ParseLintOptions(check)
+		if err != nil {
+			return fmt.Errorf("build argument %s: %w", CheckArg, err)
+		}
+		f.Check = *config
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/linter"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 
+	"slipway/internal/build"
 	"slipway/internal/errs"
 )
 
@@ -18,12 +19,17 @@ type Error struct {
 	Col  int // from 1, in bytes
 	Msg  string
 	Hint string // what to do about it, often ""
+	// Source is what to show of the file below the message.
+	Source build.Excerpt
 }
 
 // Error is "file:line:column: what is wrong".
 func (e *Error) Error() string {
 	return place(e.File, e.Line, e.Col) + ": " + e.Msg
 }
+
+// Excerpt is what to show of the file below the message.
+func (e *Error) Excerpt() build.Excerpt { return e.Source }
 
 // Unwrap gives the error its kind and its hint.
 func (e *Error) Unwrap() error { return errs.Hint(errs.Invalid, e.Hint) }
@@ -52,11 +58,15 @@ func (l Errors) Unwrap() []error {
 // Warning is something that works and is likely not what was meant, with the rule of BuildKit's linter that says so.
 type Warning struct {
 	Rule string // "" for what no rule of the linter covers
-	File string
-	Line int // from 1; 0 when it is about no line
-	Col  int // from 1, in bytes
-	Msg  string
-	URL  string // a page that explains the rule
+	// About says what the rule is about, whatever the place.
+	About string
+	File  string
+	Line  int // from 1; 0 when it is about no line
+	Col   int // from 1, in bytes
+	Msg   string
+	URL   string // a page that explains the rule, "" if there is none
+	// Source is what to show of the file below the message: the instruction that the warning is about.
+	Source build.Excerpt
 }
 
 // String is "file:line:column: Rule: what is meant".
@@ -65,8 +75,11 @@ func (w Warning) String() string {
 	if w.Rule != "" {
 		msg = w.Rule + ": " + msg
 	}
-	return place(w.File, w.Line, w.Col) + ": " + msg
+	return w.Place() + ": " + msg
 }
+
+// Place is "file:line:column", as far as it is known.
+func (w Warning) Place() string { return place(w.File, w.Line, w.Col) }
 
 func place(file string, line, col int) string {
 	switch {
@@ -81,9 +94,11 @@ func place(file string, line, col int) string {
 // Linter returns a linter that follows the file's check directive and hands each warning to warn.
 func (f *File) Linter(warn func(Warning)) *linter.Linter {
 	config := f.Check
-	config.Warn = func(rule, _, url, msg string, location []parser.Range) {
+	config.Warn = func(rule, about, url, msg string, location []parser.Range) {
 		line, col := f.Position(location)
-		warn(Warning{Rule: rule, File: f.Name, Line: line, Col: col, Msg: msg, URL: url})
+		warn(Warning{
+			Rule: rule, About: about, File: f.Name, Line: line, Col: col, Msg: msg, URL: url, Source: f.Excerpt(line, col),
+		})
 	}
 	return linter.New(&config)
 }
@@ -107,7 +122,7 @@ func (f *File) place(err error, otherwise []parser.Range) *Error {
 	}
 	msg := bare(err).Error()
 	line, col := f.Find(at, flagIn(msg))
-	return &Error{File: f.Name, Line: line, Col: col, Msg: msg, Hint: errs.HintOf(err)}
+	return &Error{File: f.Name, Line: line, Col: col, Msg: msg, Hint: errs.HintOf(err), Source: f.Excerpt(line, col)}
 }
 
 // bare takes the places off an error of BuildKit's parser, and "dockerfile parse error on line 3: " with them.

@@ -7,6 +7,8 @@ import (
 
 	"github.com/moby/patternmatcher"
 	"github.com/moby/patternmatcher/ignorefile"
+
+	"slipway/internal/build"
 )
 
 // DefaultIgnoreFile is the ignore file of a build context whose Dockerfile has none of its own.
@@ -46,7 +48,8 @@ func locateIgnore(name string, data []byte, cause error) error {
 			_, err = NewIgnore(patterns)
 		}
 		if err != nil {
-			return &Error{File: name, Line: i + 1, Col: 1, Msg: err.Error()}
+			source := build.Excerpt{Line: i + 1, Lines: []string{text}, Col: 1, Width: len(strings.TrimSpace(text))}
+			return &Error{File: name, Line: i + 1, Col: 1, Msg: err.Error(), Source: source}
 		}
 	}
 	return &Error{File: name, Msg: cause.Error()}

@@ -60,8 +60,9 @@ func (f *File) refuse(n *parser.Node, supports []Feature) Errors {
 		line, col := f.Find(n.Location(), flag)
 		wrong = append(wrong, &Error{
 			File: f.Name, Line: line, Col: col,
-			Msg:  strings.ToUpper(instruction) + " " + flag + " is not supported yet",
-			Hint: "build without " + flag + "; slipway refuses what it cannot do rather than ignore it",
+			Msg:    strings.ToUpper(instruction) + " " + flag + " is not supported yet",
+			Hint:   "build without " + flag + "; slipway refuses what it cannot do rather than ignore it",
+			Source: f.Excerpt(line, col),
 		})
 	}
 	return wrong

@@ -162,7 +162,7 @@ func hasWildcards(s string) bool {
 // failAt places an error at a word of an instruction.
 func (s *stage) failAt(c command, word string, err error) error {
 	line, col := s.file.Find(c.Location(), word)
-	return dockerfile.Errors{{File: s.file.Name, Line: line, Col: col, Msg: err.Error()}}
+	return dockerfile.Errors{{File: s.file.Name, Line: line, Col: col, Msg: err.Error(), Source: s.file.Excerpt(line, col)}}
 }
 
 // destination resolves a destination against the working directory. One that ends in a slash or a dot is a folder.

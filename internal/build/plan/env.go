@@ -10,6 +10,7 @@ import (
 type env struct {
 	keys   []string
 	values map[string]string
+	missed bool // somebody asked for a name that is not there
 }
 
 func newEnv(pairs ...string) *env {
@@ -32,6 +33,7 @@ func (e *env) set(k, v string) {
 // Get and Keys make env a shell.EnvGetter.
 func (e *env) Get(k string) (string, bool) {
 	v, ok := e.values[k]
+	e.missed = e.missed || !ok
 	return v, ok
 }
 

@@ -18,12 +18,13 @@ import (
 func (p *planner) lintStages(stages []instructions.Stage) {
 	seen := map[string]bool{}
 	for _, st := range stages {
-		switch {
-		case st.Name == "":
+		if st.Name == "" {
 			continue
-		case st.Name == "context" || st.Name == scratch:
+		}
+		if st.Name == "context" || st.Name == scratch {
 			p.lint.Run(&linter.RuleReservedStageName, st.Location, linter.RuleReservedStageName.Format(st.Name))
-		case seen[st.Name]:
+		}
+		if seen[st.Name] {
 			p.lint.Run(&linter.RuleDuplicateStageName, st.Location, linter.RuleDuplicateStageName.Format(st.Name))
 		}
 		seen[st.Name] = true
@@ -113,12 +114,15 @@ func (s *stage) lintBasePlatform() {
 	want, got := s.platform, normalizePlatform(s.base.image.Config.Platform)
 	if want.OS != got.OS || want.Architecture != got.Architecture {
 		s.lint.Run(&linter.RuleInvalidBaseImagePlatform, s.inst.Location,
-			linter.RuleInvalidBaseImagePlatform.Format(s.base.need.Ref, oci.FormatPlatform(want), oci.FormatPlatform(got)))
+			linter.RuleInvalidBaseImagePlatform.Format(s.base.name, oci.FormatPlatform(want), oci.FormatPlatform(got)))
 	}
 }
 
-// lintUndefined warns about variables that nothing sets.
+// lintUndefined warns about variables that nothing sets. When the base's config is not known, it may set them.
 func (s *stage) lintUndefined(c command, unmatched map[string]struct{}, lint *linter.Linter) {
+	if s.unknown {
+		return
+	}
 	for _, arg := range s.args {
 		delete(unmatched, arg.Key)
 	}
@@ -156,10 +160,14 @@ func (s *stage) lintIgnored(c command, instruction, src string, lint *linter.Lin
 			return
 		}
 	}
-	if (src == "." || src == "/") && !hidesAll(patterns) {
-		return
+	hidden := hidesAll(patterns)
+	if src != "." && src != "/" { // the root itself is never hidden
+		var err error
+		if hidden, err = s.opts.Ignore.Hides(strings.TrimPrefix(src, "/")); err != nil {
+			return // reading the context will fail over it
+		}
 	}
-	if hidden, err := s.opts.Ignore.Hides(strings.TrimPrefix(src, "/")); err == nil && hidden {
+	if hidden {
 		name := instruction[:1] + strings.ToLower(instruction[1:])
 		lint.Run(&linter.RuleCopyIgnoredFile, c.Location(), linter.RuleCopyIgnoredFile.Format(name, src))
 	}

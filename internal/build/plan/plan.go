@@ -59,6 +59,8 @@ type Image struct {
 	Ref    string     // as in the Need
 	Digest oci.Digest // of the platform's manifest
 	Config oci.Image
+	// Unknown says that the config could not be read. Lint alone takes such an image.
+	Unknown bool
 }
 
 // NeedImages says that New cannot go on before more images are resolved. ONBUILD triggers of a base can ask for images
@@ -112,6 +114,9 @@ func New(file *dockerfile.File, opts Options, images map[Need]Image) (*Graph, er
 		if err := s.plan(); err != nil {
 			return nil, err
 		}
+		if s.unknown {
+			return nil, fmt.Errorf("[bug] the config of the base of stage %s is not known: %w", s.name, errs.NotFound)
+		}
 		g.Stages = append(g.Stages, s.out)
 		if s == p.target {
 			g.Target = s.out
@@ -119,14 +124,20 @@ func New(file *dockerfile.File, opts Options, images map[Need]Image) (*Graph, er
 	}
 	p.finish(g.Target)
 	p.unusedArgs()
-	g.Warnings = slices.Concat(file.Warnings, p.warnings)
-	slices.SortStableFunc(g.Warnings, func(a, b dockerfile.Warning) int { return cmp.Compare(a.Line, b.Line) })
+	g.Warnings = p.allWarnings()
 	if file.Check.ReturnAsError {
 		if err := lintError(g.Warnings); err != nil {
 			return nil, err
 		}
 	}
 	return g, nil
+}
+
+// allWarnings are those of the file and what planning found, in the order of the file.
+func (p *planner) allWarnings() []dockerfile.Warning {
+	list := slices.Concat(p.file.Warnings, p.warnings)
+	slices.SortStableFunc(list, func(a, b dockerfile.Warning) int { return cmp.Compare(a.Line, b.Line) })
+	return list
 }
 
 // lintError turns warnings into errors, as a check directive with error=true asks.
@@ -138,7 +149,8 @@ func lintError(warnings []dockerfile.Warning) error {
 		}
 		wrong = append(wrong, &dockerfile.Error{
 			File: w.File, Line: w.Line, Col: w.Col, Msg: w.Rule + ": " + w.Msg,
-			Hint: "the check directive makes warnings errors; it can skip a rule too: # check=skip=" + w.Rule,
+			Hint:   "the check directive makes warnings errors; it can skip a rule too: # check=skip=" + w.Rule,
+			Source: w.Source,
 		})
 	}
 	if len(wrong) == 0 {

@@ -31,6 +31,7 @@ type planner struct {
 	stages   []*stage
 	byName   map[string]*stage
 	target   *stage
+	all      bool                // every stage is planned, whatever the target needs
 	declared map[string]struct{} // names that FROM may use: global ARGs and the platform's
 	lint     *linter.Linter
 	warnings []dockerfile.Warning
@@ -41,6 +42,8 @@ type source struct {
 	kind  SourceKind
 	stage *stage
 	need  Need
+	// name is need's as the Dockerfile writes it, variables expanded.
+	name string
 	// platform is need's, parsed.
 	platform oci.Platform
 	image    *Image // of need, once resolved
@@ -240,7 +243,7 @@ func (p *planner) source(name string, s *stage, platform oci.Platform) (source, 
 		return source{}, err
 	}
 	need := Need{Ref: r.String(), Platform: oci.FormatPlatform(platform)}
-	return source{kind: FromImage, need: need, platform: platform}, nil
+	return source{kind: FromImage, need: need, name: name, platform: platform}, nil
 }
 
 // chooseTarget finds the stage to build.
@@ -294,8 +297,11 @@ func (p *planner) refuseCycles() error {
 	return nil
 }
 
-// reachable returns the stages that the target needs, in the order of the Dockerfile.
+// reachable returns the stages to plan, in the order of the Dockerfile: those that the target needs, or all.
 func (p *planner) reachable() []*stage {
+	if p.all {
+		return p.stages
+	}
 	needed := map[*stage]bool{}
 	var visit func(s *stage)
 	visit = func(s *stage) {

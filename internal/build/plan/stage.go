@@ -26,6 +26,7 @@ type stage struct {
 	base      source
 	commands  []command
 	triggered bool // addTriggers was here
+	unknown   bool // the config of the image at the bottom could not be read
 
 	out   *Stage
 	image *oci.Image                          // out.Config
@@ -164,7 +165,12 @@ func (s *stage) triggers() (name string, expressions []string) {
 func (s *stage) plan() error {
 	s.begin()
 	for _, c := range s.commands {
-		if err := s.dispatch(c); err != nil {
+		s.env.missed = false
+		err := s.dispatch(c)
+		if s.unknown && s.env.missed {
+			continue // it may be right, with what the base sets
+		}
+		if err != nil {
 			return onBuildError(s.fail(c.Location(), err), c.onBuild)
 		}
 	}
@@ -190,7 +196,9 @@ func (s *stage) begin() {
 		if d := s.base.image.Digest; d != "" && !strings.Contains(s.base.need.Ref, "@") {
 			s.out.Text += "@" + d.String()
 		}
-		s.lintBasePlatform()
+		if s.unknown = s.base.image.Unknown; !s.unknown {
+			s.lintBasePlatform()
+		}
 	default:
 		s.platform = s.planner.platform
 		s.out.Platform = s.platform
@@ -208,6 +216,7 @@ func (s *stage) inherit(base *stage) {
 	s.platform = base.platform
 	s.out.Platform = base.platform
 	s.workdirSet = base.workdirSet
+	s.unknown = base.unknown
 	s.args = slices.Clone(base.args)
 	s.env = base.env.clone()
 }

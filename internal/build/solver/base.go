@@ -68,6 +68,15 @@ func (b *builder) resolveOne(ctx context.Context, n plan.Need) (im *baseImage, e
 		}
 		st.end(text, err)
 	}()
+	return b.lookUp(ctx, n)
+}
+
+// lookUp finds an image in the folder of warmed ones, or in its registry.
+func (b *builder) lookUp(ctx context.Context, n plan.Need) (*baseImage, error) {
+	r, err := ref.Parse(n.Ref)
+	if err != nil {
+		return nil, err
+	}
 	if b.req.MapRef != nil {
 		r = b.req.MapRef(r)
 	}
@@ -75,7 +84,7 @@ func (b *builder) resolveOne(ctx context.Context, n plan.Need) (im *baseImage, e
 	if err != nil {
 		return nil, err
 	}
-	im, err = b.warmBase(ctx, n.Ref, r, platform)
+	im, err := b.warmBase(ctx, n.Ref, r, platform)
 	if !errors.Is(err, errs.NotFound) {
 		return im, err
 	}

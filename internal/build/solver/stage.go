@@ -335,11 +335,26 @@ func (b *builder) at(st *plan.Step, err error) error {
 	if failed, ok := errors.AsType[*build.StepError](err); ok {
 		if failed.File == "" { // else another step failed, on which this one was waiting
 			failed.File, failed.Line, failed.Text = b.req.File.Name, st.Line, st.Text
+			failed.Source = b.req.File.Excerpt(st.Line, st.Col)
 		}
 		return err
 	}
 	if _, ok := errors.AsType[*dockerfile.Error](err); ok {
 		return err
 	}
-	return fmt.Errorf("%s:%d:%d: %s: %w", b.req.File.Name, st.Line, st.Col, st.Text, err)
+	return &stepError{
+		error:  fmt.Errorf("%s:%d:%d: %s: %w", b.req.File.Name, st.Line, st.Col, st.Text, err),
+		source: b.req.File.Excerpt(st.Line, st.Col),
+	}
 }
+
+// stepError is what went wrong with an instruction, other than a process that failed.
+type stepError struct {
+	error
+	source build.Excerpt
+}
+
+func (e *stepError) Unwrap() error { return e.error }
+
+// Excerpt is what to show of the Dockerfile below the message.
+func (e *stepError) Excerpt() build.Excerpt { return e.source }
