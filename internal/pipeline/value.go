@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
+	"unicode/utf8"
 )
 
 // Origin is where something was written: a place in a file, or a flag when Line is 0.
@@ -64,6 +66,33 @@ type Value struct {
 	Items   []*Value
 	Members []Member
 	Origin  Origin
+	// Marks are the ${{ of Text that the file wrote, in order. A ${{ that a variable's value brought along has none, and
+	// is no expression.
+	Marks []Mark
+}
+
+// Mark is where a ${{ stands: in a Value's Text, and in the file.
+type Mark struct {
+	Offset int
+	Origin Origin
+}
+
+// Place returns where in the file the byte at offset of Text was written, as nearly as can be told.
+func (v *Value) Place(offset int) Origin {
+	if v == nil {
+		return Origin{}
+	}
+	at := v.Origin
+	for _, m := range v.Marks {
+		if m.Offset > offset {
+			break
+		}
+		at = m.Origin
+		if between := v.Text[m.Offset:min(offset, len(v.Text))]; !strings.Contains(between, "\n") {
+			at.Col += utf8.RuneCountInString(between)
+		}
+	}
+	return at
 }
 
 // Member is one entry of a Map, in the order of the file. Keys are unique in a Map.

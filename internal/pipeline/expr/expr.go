@@ -1,5 +1,6 @@
-// Package expr evaluates the two small languages of a pipeline file: the variables <% .git.branch %> inside a scalar,
-// and the condition of a task template, such as enable == true.
+// Package expr evaluates the small languages of a pipeline file: the variables <% .git.branch %> inside a scalar, the
+// expressions ${{ steps.test.status == 'success' }} of a step (Template), and the condition of a task template, such as
+// enable == true.
 //
 // Expand works on one scalar after YAML has been parsed, and its result is text: a variable can neither add a key to
 // the file nor turn a string into a number. Package expr is pure: it gets values and returns values.
@@ -28,39 +29,57 @@ type Error struct {
 	// Name is the unknown variable, without its leading dot; empty for other mistakes.
 	Name string
 	Msg  string
+	// Hint is what to do about it; may be empty.
+	Hint string
+	// Err is what a function failed of; nil for mistakes in the text.
+	Err error
 }
 
 // Error returns the message.
 func (e *Error) Error() string { return e.Msg }
 
+// Unwrap returns what a function failed of.
+func (e *Error) Unwrap() error { return e.Err }
+
 // Has reports whether text holds a <% %> expression, or the beginning of one.
 func Has(text string) bool { return strings.Contains(text, open) }
 
-// Expand replaces every <% %> in text. lookup gives the value of a path such as "git.branch". The error is an *Error.
-func Expand(text string, lookup func(path string) (string, bool)) (string, error) {
-	if !Has(text) {
-		return text, nil
-	}
-	var out strings.Builder
+// Expand replaces every <% %> in text. lookup gives the value of a path such as "git.branch". opens are the places of the
+// ${{ that the text itself held: one that a value brings along is text, so that nobody can put an expression into a
+// pipeline with the message of a commit. For the same reason a value inside a ${{ }} must be a plain word. The error is an
+// *Error.
+func Expand(text string, lookup func(path string) (string, bool)) (out string, opens []int, err error) {
+	var b strings.Builder
 	for rest, index := text, 0; ; index++ {
 		before, inside, found := strings.Cut(rest, open)
-		out.WriteString(before)
+		for _, at := range Opens(before) {
+			opens = append(opens, b.Len()+at)
+		}
+		b.WriteString(before)
 		if !found {
-			return out.String(), nil
+			return b.String(), opens, nil
 		}
 		offset := len(text) - len(inside)
 		end := closing(inside)
 		if end < 0 {
-			return "", &Error{Index: index, Offset: offset - len(open), Msg: "<% without %>"}
+			return "", nil, &Error{Index: index, Offset: offset - len(open), Msg: "<% without %>"}
 		}
 		value, err := evaluate(inside[:end], lookup)
+		if err == nil && len(opens) > 0 && !strings.Contains(b.String()[opens[len(opens)-1]:], closedTemplate) && !isWord(value) {
+			err = &Error{Msg: "a value inside ${{ }} must be a plain word, this one is not", Hint: "${{ }} knows the value too: git.branch, ctx.data.appName"}
+		}
 		if err != nil {
 			err.Index, err.Offset = index, err.Offset+offset
-			return "", err
+			return "", nil, err
 		}
-		out.WriteString(value)
+		b.WriteString(value)
 		rest = inside[end+len(closed):]
 	}
+}
+
+// isWord reports whether a value can be put into an expression without changing what the rest of it means.
+func isWord(value string) bool {
+	return strings.IndexFunc(value, func(r rune) bool { return !isNameRune(r, false) && !strings.ContainsRune("./:@- ", r) }) < 0
 }
 
 // closing finds the %> that ends an expression, which may hold one inside a quoted string.

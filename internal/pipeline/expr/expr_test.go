@@ -43,7 +43,7 @@ func TestExpand(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			got, err := expr.Expand(tt.in, lookup)
+			got, _, err := expr.Expand(tt.in, lookup)
 			if err != nil || got != tt.want {
 				t.Errorf("Expand(%q) = %q, %v; want %q", tt.in, got, err, tt.want)
 			}
@@ -69,7 +69,7 @@ func TestExpandErrors(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			_, err := expr.Expand(tt.in, lookup)
+			_, _, err := expr.Expand(tt.in, lookup)
 			e, ok := errors.AsType[*expr.Error](err)
 			if !ok {
 				t.Fatalf("Expand(%q): %v, want an *expr.Error", tt.in, err)
@@ -151,7 +151,7 @@ func FuzzExpand(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		out, err := expr.Expand(s, func(string) (string, bool) { return "v", true })
+		out, _, err := expr.Expand(s, func(string) (string, bool) { return "v", true })
 		if err == nil && !expr.Has(s) && out != s {
 			t.Errorf("Expand(%q) = %q", s, out)
 		}

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"slipway/internal/pipeline"
 	"slipway/internal/pipeline/expr"
@@ -65,7 +66,9 @@ func (s *set) evaluate(v *pipeline.Value) *pipeline.Value {
 	out := *v
 	switch v.Kind {
 	case pipeline.String:
-		out.Text = s.expand(v.Text, v.Origin)
+		var opens []int
+		out.Text, opens = s.expand(v.Text, v.Origin)
+		out.Marks = s.marks(opens, v.Origin)
 	case pipeline.List:
 		out.Items = make([]*pipeline.Value, len(v.Items))
 		for i, item := range v.Items {
@@ -77,7 +80,7 @@ func (s *set) evaluate(v *pipeline.Value) *pipeline.Value {
 		for i, m := range v.Members {
 			key := m.Key
 			if expr.Has(key) {
-				key = s.expand(m.Key, m.Origin)
+				key, _ = s.expand(m.Key, m.Origin)
 			}
 			if seen[key] {
 				s.report(m.Origin, "the key "+quote(key)+" is there already", "remove one of them")
@@ -89,20 +92,29 @@ func (s *set) evaluate(v *pipeline.Value) *pipeline.Value {
 	return &out
 }
 
-func (s *set) expand(text string, at pipeline.Origin) string {
-	out, err := expr.Expand(text, s.lookup)
+// marks finds the places of the ${{ of a scalar in the file.
+func (s *set) marks(opens []int, at pipeline.Origin) []pipeline.Mark {
+	var marks []pipeline.Mark
+	for i, offset := range opens {
+		marks = append(marks, pipeline.Mark{Offset: offset, Origin: s.find(at, "${{", i)})
+	}
+	return marks
+}
+
+func (s *set) expand(text string, at pipeline.Origin) (out string, opens []int) {
+	out, opens, err := expr.Expand(text, s.lookup)
 	if err == nil {
-		return out
+		return out, opens
 	}
 	msg, hint := err.Error(), ""
 	if e, ok := errors.AsType[*expr.Error](err); ok {
-		at = s.find(at, e.Index)
+		at, hint = s.find(at, "<%", e.Index), e.Hint
 		if e.Name != "" {
 			msg, hint = s.unknown(e.Name)
 		}
 	}
 	s.report(at, msg, hint)
-	return text
+	return text, nil
 }
 
 // unknown says what is wrong with a variable: there is no such name, or nobody gave it a value.
@@ -140,27 +152,30 @@ func whence(name string) string {
 	}
 }
 
-// find returns the place of the index-th <% of a scalar that begins at at. The source is searched, for a block or a
-// quoted scalar does not tell where its characters stand.
-func (s *set) find(at pipeline.Origin, index int) pipeline.Origin {
+// find returns the place of the index-th token, <% or ${{, of a scalar that begins at at. The source is searched, for a
+// block or a quoted scalar does not tell where its characters stand.
+func (s *set) find(at pipeline.Origin, token string, index int) pipeline.Origin {
 	for _, file := range s.files {
 		if file.Name != at.File {
 			continue
 		}
 		for n := at.Line; n >= 1 && n <= len(file.lines); n++ {
-			line := []rune(file.lines[n-1])
-			from := 0
-			if n == at.Line {
-				from = min(at.Col-1, len(line))
+			line, col := file.lines[n-1], 1
+			for n == at.Line && col < at.Col && line != "" {
+				_, size := utf8.DecodeRuneInString(line)
+				line, col = line[size:], col+1
 			}
-			for col := from; col+1 < len(line); col++ {
-				if line[col] != '<' || line[col+1] != '%' {
-					continue
+			for {
+				before, after, found := strings.Cut(line, token)
+				if !found {
+					break
 				}
+				col += utf8.RuneCountInString(before)
 				if index == 0 {
-					return pipeline.Origin{File: at.File, Line: n, Col: col + 1}
+					return pipeline.Origin{File: at.File, Line: n, Col: col}
 				}
 				index--
+				line, col = after, col+len(token)
 			}
 		}
 	}
