@@ -49,6 +49,7 @@ steps still run, and runs pipelines of kind: Pipeline.`,
 	root.SetHelpCommand(help)
 	root.AddCommand(
 		help,
+		newAccelerate(e),
 		newBuild(e),
 		newCompletion(e),
 		newDoctor(e),

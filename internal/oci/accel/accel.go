@@ -33,9 +33,18 @@ type Format interface {
 	// before it is over. dst is written by one goroutine at a time; if it is a blob.Summer it is new, and its bytes
 	// need not be hashed again. When Convert returns, nothing it started is running, and every tar is closed.
 	Convert(ctx context.Context, dst io.Writer, in Stack) (Layer, error)
-	// Finish changes the manifest and the config of an image whose layers and diffIDs are converted, where the format
-	// asks for more than that.
-	Finish(m *oci.Manifest, config *oci.Image)
+	// Is says whether a layer is in this format with these settings already, as far as its descriptor tells; then it
+	// stays as it is.
+	Is(d oci.Descriptor) bool
+	// Finish changes the manifest of an image whose layers are converted, where the format asks for more than that.
+	Finish(m *oci.Manifest)
+}
+
+// Rereader is what a Format is that opens tars more than once, so that they should be on this machine as a whole.
+// Formats that are stacked do so in any case.
+type Rereader interface {
+	// Rereads says whether it does with its settings.
+	Rereads() bool
 }
 
 // Stack is a layer and what is below it.

@@ -20,13 +20,16 @@ import (
 	"slipway/internal/oci/blob/dir"
 )
 
+const mark = "plain"
+
 // plain is a format that leaves the tar as it is.
 type plain struct{ stacked bool }
 
-func (plain) Name() string                         { return "plain" }
-func (plain) Settings() string                     { return "1" }
-func (p plain) Stacked() bool                      { return p.stacked }
-func (plain) Finish(_ *oci.Manifest, _ *oci.Image) {}
+func (plain) Name() string             { return "plain" }
+func (plain) Settings() string         { return "1" }
+func (p plain) Stacked() bool          { return p.stacked }
+func (plain) Finish(*oci.Manifest)     {}
+func (plain) Is(d oci.Descriptor) bool { return d.Annotations[mark] != "" }
 
 func (p plain) Convert(ctx context.Context, dst io.Writer, in accel.Stack) (_ accel.Layer, err error) {
 	if ctx.Err() != nil {
@@ -58,7 +61,9 @@ func (p plain) Convert(ctx context.Context, dst io.Writer, in accel.Stack) (_ ac
 			_, err = io.Copy(io.Discard, t)
 		}
 		if errors.Is(err, io.EOF) {
-			return accel.Layer{Descriptor: oci.Descriptor{MediaType: oci.MediaTypeLayer, Digest: sum.Digest(), Size: size}, DiffID: sum.Digest()}, nil
+			return accel.Layer{Descriptor: oci.Descriptor{
+				MediaType: oci.MediaTypeLayer, Digest: sum.Digest(), Size: size, Annotations: map[string]string{mark: "yes"},
+			}, DiffID: sum.Digest()}, nil
 		}
 		if failed != nil {
 			return accel.Layer{}, failed

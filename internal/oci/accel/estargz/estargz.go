@@ -58,7 +58,10 @@ type Format struct {
 	list  []string // sorted, for Settings
 }
 
-var _ accel.Format = (*Format)(nil)
+var (
+	_ accel.Format   = (*Format)(nil)
+	_ accel.Rereader = (*Format)(nil)
+)
 
 // New returns the format. A level that does not exist is an error of kind errs.Invalid.
 func New(opts Options) (*Format, error) {
@@ -95,7 +98,12 @@ func (f *Format) Settings() string {
 func (f *Format) Stacked() bool { return false }
 
 // Finish implements accel.Format: layers and their annotations say everything.
-func (f *Format) Finish(*oci.Manifest, *oci.Image) {}
+func (f *Format) Finish(*oci.Manifest) {}
 
-// Is says whether a layer is described as eStargz.
-func Is(d oci.Descriptor) bool { return d.Annotations[AnnotationTOC] != "" }
+// Is implements accel.Format. Which level a layer has does not matter; which files come first does.
+func (f *Format) Is(d oci.Descriptor) bool {
+	return d.Annotations[AnnotationTOC] != "" && len(f.list) == 0
+}
+
+// Rereads implements accel.Rereader.
+func (f *Format) Rereads() bool { return len(f.list) > 0 }

@@ -1,0 +1,152 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"slipway/internal/build"
+	"slipway/internal/errs"
+	"slipway/internal/oci"
+	"slipway/internal/oci/accel"
+	"slipway/internal/oci/accel/convert"
+	"slipway/internal/oci/accel/estargz"
+	"slipway/internal/oci/ref"
+)
+
+// AcceleratedSuffix is what the tag of an accelerated image has after that of the original.
+const AcceleratedSuffix = "_accelerated"
+
+// Accelerate says which image to convert into an accelerated one.
+type Accelerate struct {
+	Image  string
+	Format Acceleration
+	// Tag is a reference for the result. Default: the image's tag with AcceleratedSuffix.
+	Tag    string
+	Events build.Sink
+}
+
+// Acceleration is a format of accelerated images.
+type Acceleration struct {
+	// Name is one of AccelerationFormats.
+	Name string
+	// Level is the effort of compression. Default: the format's.
+	Level int
+}
+
+// AccelerationFormats are the formats of accelerated images.
+func AccelerationFormats() []string { return []string{"estargz"} }
+
+// format makes the format, or returns an error of kind errs.Invalid.
+func (f Acceleration) format() (accel.Format, error) {
+	if f.Name == "estargz" {
+		return estargz.New(estargz.Options{Level: f.Level})
+	}
+	return nil, fmt.Errorf("there is no format %q, only %s: %w", f.Name, strings.Join(AccelerationFormats(), ", "), errs.Invalid)
+}
+
+// Validate returns an error of kind errs.Invalid if there is no such format or level.
+func (f Acceleration) Validate() error {
+	_, err := f.format()
+	return err
+}
+
+// Accelerated is an accelerated image.
+type Accelerated struct {
+	Image     string                `json:"image"` // with its tag
+	Digest    oci.Digest            `json:"digest"`
+	Original  oci.Digest            `json:"original"`
+	Format    string                `json:"format"`
+	Platforms []AcceleratedPlatform `json:"platforms"`
+}
+
+// AcceleratedPlatform is an accelerated image for one platform.
+type AcceleratedPlatform struct {
+	Platform string             `json:"platform,omitempty"` // os/arch[/variant], from an index
+	Digest   oci.Digest         `json:"digest"`
+	Original oci.Digest         `json:"original"`
+	Layers   []AcceleratedLayer `json:"layers"`
+}
+
+// AcceleratedLayer is a layer of it.
+type AcceleratedLayer struct {
+	Digest       oci.Digest `json:"digest"`
+	Size         int64      `json:"size"`
+	Original     oci.Digest `json:"original"`
+	OriginalSize int64      `json:"originalSize"`
+	How          string     `json:"how"` // converted, remembered, already, kept
+}
+
+// Accelerate converts an image of a registry into an accelerated one, and pushes that.
+func (a *App) Accelerate(ctx context.Context, r Accelerate) (_ *Accelerated, err error) {
+	end, err := a.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = a.hintFull(errors.Join(err, end(err != nil, r.Events))) }()
+	format, err := r.Format.format()
+	if err != nil {
+		return nil, err
+	}
+	from, err := ref.Parse(r.Image)
+	if err != nil {
+		return nil, err
+	}
+	to, err := r.target(from)
+	if err != nil {
+		return nil, err
+	}
+	c := convert.New(convert.Options{
+		Registry: a.registry, Blobs: a.blobs, Cache: accel.OpenCache(filepath.Join(a.opts.Home, "accelerated"), a.blobs),
+	})
+	im, err := c.Image(ctx, convert.Request{From: from, To: to, Format: format, Steps: a.steps(r.Events)})
+	if err != nil {
+		return nil, err
+	}
+	return accelerated(to, r.Format, im), nil
+}
+
+// target is where the result goes.
+func (r *Accelerate) target(from ref.Ref) (ref.Ref, error) {
+	if r.Tag == "" {
+		return acceleratedTag(from)
+	}
+	to, err := ref.Parse(r.Tag)
+	if err == nil && to.Digest() != "" {
+		err = fmt.Errorf("tag %s: a digest cannot be chosen: %w", r.Tag, errs.Invalid)
+	}
+	return to, err
+}
+
+// acceleratedTag is the original's tag with the suffix.
+func acceleratedTag(from ref.Ref) (ref.Ref, error) {
+	tag := from.Tag() + AcceleratedSuffix
+	switch {
+	case from.Tag() == "":
+		err := fmt.Errorf("%s has no tag to derive one from: %w", from.Familiar(), errs.Invalid)
+		return ref.Ref{}, errs.Hint(err, "name the result with --tag")
+	case !ref.ValidTag(tag):
+		err := fmt.Errorf("%s is too long for a tag: %w", tag, errs.Invalid)
+		return ref.Ref{}, errs.Hint(err, "name the result with --tag")
+	}
+	return from.WithDigest("").WithTag(tag), nil
+}
+
+func accelerated(to ref.Ref, f Acceleration, im *convert.Image) *Accelerated {
+	out := &Accelerated{Image: to.Familiar(), Digest: im.Manifest.Digest, Original: im.Original.Digest, Format: f.Name}
+	for _, p := range im.Platforms {
+		o := AcceleratedPlatform{Digest: p.Manifest.Digest, Original: p.Original.Digest}
+		if p.Platform != nil {
+			o.Platform = oci.FormatPlatform(*p.Platform)
+		}
+		for _, l := range p.Layers {
+			o.Layers = append(o.Layers, AcceleratedLayer{
+				Digest: l.Descriptor.Digest, Size: l.Descriptor.Size, Original: l.From.Digest, OriginalSize: l.From.Size, How: l.How,
+			})
+		}
+		out.Platforms = append(out.Platforms, o)
+	}
+	return out
+}
