@@ -6,6 +6,10 @@
 //
 // A blob that is still being written can be read at the same time ([Writer].Follow), so that an upload starts while
 // its layer is still being compressed.
+//
+// Blobs come and go: somebody may delete a blob between the moment another one learns that it is there and the moment
+// that he opens it. Whoever works with many of them sees them through a [Keeper], which lets none of those it has seen
+// go before its own end.
 package blob
 
 import (
@@ -30,10 +34,20 @@ type Store interface {
 	Create(ctx context.Context) (Writer, error)
 	// Put stores data and returns its sha256 digest. Putting the same data again is no error.
 	Put(ctx context.Context, data []byte) (oci.Digest, error)
-	// Delete removes the blob d. Deleting one that is not there is no error.
+	// Delete removes the blob d. Deleting one that is not there is no error; if somebody holds it (see [Holder]) the
+	// error is of kind errs.Conflict.
 	Delete(ctx context.Context, d oci.Digest) error
 	// List yields the digest of every blob, in no particular order. Blobs that come or go meanwhile may be missed.
 	List(ctx context.Context) iter.Seq2[oci.Digest, error]
+}
+
+// Holder is a [Store] whose blobs can be kept from being deleted while somebody relies on them.
+type Holder interface {
+	Store
+	// Hold opens the blob d as Open does, and keeps every process from deleting it until the reader is closed or this
+	// process ends. It counts as a use of the blob. A blob may be held many times. A writer holds the blob that it
+	// committed until it is closed, and those that follow it may.
+	Hold(ctx context.Context, d oci.Digest) (Reader, error)
 }
 
 // Reader reads one blob, sequentially or at any offset.

@@ -1,7 +1,7 @@
 // Package dir keeps blobs in a local directory, laid out as the blobs folder of an OCI image layout:
 //
-//	blobs/sha256/<hex>   one blob
-//	ingest/<random>      a blob that some process is writing; locked (flock) while that process lives
+//	blobs/sha256/<hex>   one blob; locked (flock, shared) by whoever holds it; its modification time is its last use
+//	ingest/<random>      a blob that some process is writing; locked while that process lives
 //
 // Blobs are not flushed to disk when they are written: on the machines this was measured on that would cost more than
 // compressing them. Instead each file carries, as an extended attribute, the boot of the machine it was written in. In
@@ -38,7 +38,7 @@ type Store struct {
 	opts Options
 }
 
-var _ blob.Store = (*Store)(nil)
+var _ blob.Holder = (*Store)(nil)
 
 // Options change how a Store works. The zero value is good.
 type Options struct {
@@ -125,18 +125,6 @@ func (s *Store) open(ctx context.Context, d oci.Digest) (_ *reader, err error) {
 		return nil, bare(err)
 	}
 	return &reader{File: f, size: info.Size()}, nil
-}
-
-// Delete implements [blob.Store].
-func (s *Store) Delete(_ context.Context, d oci.Digest) error {
-	path, err := s.Path(d)
-	if err != nil {
-		return fmt.Errorf("delete blob: %w", err)
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("delete blob %s: %w", d, bare(err))
-	}
-	return nil
 }
 
 // List implements [blob.Store].

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"slipway/internal/errs"
 )
 
 // Recover removes what processes that died left half written. It may run at any time, beside living writers.
@@ -35,12 +37,11 @@ func removeDead(path string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("lock %s: %w", path, err)
+	if err := flock(f, unix.LOCK_EX); err != nil {
+		if errors.Is(err, errs.Conflict) {
+			return nil
+		}
+		return err
 	}
 	return os.Remove(path)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"strings"
@@ -67,12 +68,27 @@ func (s *Store) trust(ctx context.Context, f *os.File, d oci.Digest) error {
 	}
 	if !verifier.Verified() {
 		s.opts.Logger.WarnContext(ctx, "removed a damaged blob", slog.String("digest", d.String()), slog.String("path", f.Name()))
-		return errors.Join(errs.NotFound, s.Delete(ctx, d))
+		return errors.Join(errs.NotFound, s.removeDamaged(f, d))
 	}
 	// A store that may not be written to is verified each time.
 	if err := unix.Fsetxattr(int(f.Fd()), bootAttr, []byte(durable), 0); err != nil && !errors.Is(err, unix.EPERM) &&
 		!errors.Is(err, unix.EACCES) && !errors.Is(err, unix.EROFS) {
 		return fmt.Errorf("mark as verified: %w", err)
+	}
+	return nil
+}
+
+// removeDamaged removes a blob that is not what its name says, whoever holds it, unless a sound one has taken its place.
+func (s *Store) removeDamaged(f *os.File, d oci.Digest) error {
+	path, err := s.Path(d)
+	if err != nil {
+		return err
+	}
+	if there, err := named(f, path); err != nil || !there {
+		return err
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return bare(err)
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -27,7 +28,8 @@ type writer struct {
 	store  *Store
 	file   *shared
 	hash   hash.Hash
-	path   string // of the ingest file; empty when it is no longer there
+	path   string   // of the ingest file; empty when it is no longer there
+	there  *os.File // the blob that was there already, held; nil when the file became it
 	closed bool
 }
 
@@ -58,7 +60,8 @@ func (s *Store) create(ctx context.Context) (*writer, error) {
 	return w, nil
 }
 
-// temp makes a locked file in ingest. Recover may come between making and locking it; then there is another try.
+// temp makes a locked file in ingest. Recover may come between making and locking it; then there is another try. The
+// lock is that of a holder, so that the blob is held from the moment it has its name.
 func (s *Store) temp() (*os.File, error) {
 	for {
 		f, err := os.OpenFile(filepath.Join(s.ingest(), rand.Text()), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
@@ -66,7 +69,7 @@ func (s *Store) temp() (*os.File, error) {
 			return nil, err
 		}
 		var st unix.Stat_t
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		err = flock(f, unix.LOCK_SH)
 		if err == nil {
 			err = unix.Fstat(int(f.Fd()), &st)
 		}
@@ -74,7 +77,7 @@ func (s *Store) temp() (*os.File, error) {
 			return f, nil
 		}
 		_ = f.Close() // nothing was written
-		if err != nil && !errors.Is(err, unix.EWOULDBLOCK) {
+		if err != nil && !errors.Is(err, errs.Conflict) {
 			return nil, errors.Join(err, os.Remove(f.Name()))
 		}
 	}
@@ -138,22 +141,46 @@ func (w *writer) commit(ctx context.Context, want oci.Digest) (oci.Descriptor, e
 	if want != "" && got != want {
 		return oci.Descriptor{}, fmt.Errorf("%w: digest is %s, not %s", errs.Corrupt, got, want)
 	}
-	path, err := w.store.Path(got)
-	if err != nil {
-		return oci.Descriptor{}, err
-	}
-	if err := w.publish(path); err != nil {
+	if err := w.publish(ctx, got); err != nil {
 		return oci.Descriptor{}, bare(err)
 	}
 	return oci.Descriptor{Digest: got, Size: w.file.written}, nil
 }
 
-// publish renames the file into place. Replacing a blob that is there already is harmless: both hold the same bytes.
-func (w *writer) publish(path string) error {
+// publish gives the file its name, unless there is such a blob: that one stays, since somebody may hold it.
+func (w *writer) publish(ctx context.Context, d oci.Digest) error {
+	path, err := w.store.Path(d)
+	if err != nil {
+		return err
+	}
 	if err := w.store.mark(w.file.file); err != nil {
 		return err
 	}
-	if err := os.Rename(w.path, path); err != nil {
+	for {
+		err := w.name(path)
+		if !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		there, err := w.store.hold(ctx, d)
+		if err == nil {
+			w.there = there.File
+			return w.drop()
+		}
+		if !errors.Is(err, errs.NotFound) { // if it was removed, or was damaged, ours takes its place
+			return err
+		}
+	}
+}
+
+// name moves the file to path if nothing is there.
+func (w *writer) name(path string) error {
+	err := os.Link(w.path, path)
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.ENOSYS) {
+		err = unix.Renameat2(unix.AT_FDCWD, w.path, unix.AT_FDCWD, path, unix.RENAME_NOREPLACE) // no links here
+	} else if err == nil {
+		err = os.Remove(w.path)
+	}
+	if err != nil {
 		return err
 	}
 	w.path = ""
@@ -184,21 +211,30 @@ func (w *writer) Close() error {
 		return nil
 	}
 	w.closed = true
-	return errors.Join(w.abort(errAborted), w.file.release())
+	err := errors.Join(w.abort(errAborted), w.file.release())
+	if w.there != nil {
+		err = errors.Join(err, w.there.Close())
+	}
+	return err
 }
 
 // abort removes the ingest file, if it is still there, and tells the followers why.
 func (w *writer) abort(cause error) error {
 	w.file.end(cause)
+	if err := w.drop(); err != nil {
+		return fmt.Errorf("abort blob: %w", err)
+	}
+	return nil
+}
+
+// drop removes the ingest file, if it is still there.
+func (w *writer) drop() error {
 	if w.path == "" {
 		return nil
 	}
 	path := w.path
 	w.path = ""
-	if err := os.Remove(path); err != nil {
-		return fmt.Errorf("abort blob: %w", err)
-	}
-	return nil
+	return os.Remove(path)
 }
 
 func syncDir(path string) error {
