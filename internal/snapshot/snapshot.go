@@ -42,7 +42,7 @@ type Snapshotter interface {
 	// crash of the machine may have damaged is removed and not found.
 	Lookup(ctx context.Context, key oci.Digest) (ID, error)
 	// Hold keeps a folder from being removed, by any process, until release is called or this process ends. If it is
-	// gone the error is of kind errs.NotFound. A folder may be held many times.
+	// gone the error is of kind errs.NotFound. A folder may be held many times. Holding it counts as a use.
 	Hold(ctx context.Context, id ID) (release func(), err error)
 	// Dir returns the path of a folder's files. It does not say whether they are there.
 	Dir(id ID) string

@@ -5,13 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"syscall"
 	"time"
 
 	"github.com/docker/go-units"
 
+	"slipway/internal/disk"
 	"slipway/internal/errs"
 	"slipway/internal/oci/blob"
 	"slipway/internal/sandbox"
@@ -173,7 +172,7 @@ func (w *diskWatch) over(dirs []string, blobs int64) (bool, error) {
 	}
 	w.free, w.used = free, 0
 	for _, d := range dirs {
-		n, err := diskUsage(d)
+		n, err := disk.Used(d)
 		if err != nil {
 			return false, err
 		}
@@ -198,37 +197,6 @@ const noRoom = 1 << 20
 func hintFull(err error, dir string) error {
 	if free, lost := freeBytes(dir); lost == nil && free < noRoom {
 		return errs.Hint(err, "the file system of "+dir+" is full: free some space there")
-	}
-	return err
-}
-
-// diskUsage sums the blocks below dir, a file with several names once.
-func diskUsage(dir string) (int64, error) {
-	var n int64
-	seen := map[uint64]bool{}
-	err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return ignoreGone(err)
-		}
-		info, err := d.Info()
-		if err != nil {
-			return ignoreGone(err)
-		}
-		st, ok := info.Sys().(*syscall.Stat_t)
-		if !ok || st.Nlink > 1 && !d.IsDir() && seen[st.Ino] {
-			return nil
-		}
-		seen[st.Ino] = true
-		n += st.Blocks * 512
-		return nil
-	})
-	return n, err
-}
-
-// ignoreGone forgives a file that a running process removed.
-func ignoreGone(err error) error {
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
 	}
 	return err
 }

@@ -2,8 +2,9 @@
 //
 //	<id>/fs                  the layer's files
 //	<id>/work                a draft's work directory
-//	<id>/lock                locked (flock): exclusively by the process whose draft it is, shared by who uses it
+//	<id>/lock                locked (flock), shared by who fills or uses it; its modification time is the last use
 //	<id>/durable             there if the files are known to be on the disk
+//	<id>/size                what the files take on the disk, once somebody has measured it
 //	keys/<alg>/<hex>         a symbolic link to the id published under that digest
 //	trash/<id>               a folder that is being removed
 //
@@ -24,6 +25,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -54,6 +56,7 @@ const (
 	workDir     = "work"
 	lockFile    = "lock"
 	durableFile = "durable"
+	sizeFile    = "size"
 	keysDir     = "keys"
 	trashDir    = "trash"
 )
@@ -205,14 +208,41 @@ func removeKey(link string, id snapshot.ID) error {
 	return err
 }
 
+const (
+	// holdPause is how often a lock is tried that somebody has who removes the folder, or looks whether he could.
+	holdPause = time.Millisecond
+	// holdTries is how often until he is thought to be stuck.
+	holdTries = 1000
+)
+
 // Hold implements [snapshot.Snapshotter].
 func (o *Overlay) Hold(ctx context.Context, id snapshot.ID) (func(), error) {
-	if err := check(id); err != nil {
-		return nil, fmt.Errorf("hold snapshot: %w", err)
-	}
-	l, err := o.lock(id, unix.LOCK_SH)
+	l, err := o.hold(ctx, id)
 	if err != nil {
 		return nil, fmt.Errorf("hold snapshot %s: %w", id, err)
 	}
 	return func() { _ = l.Close() }, nil // nothing was written
+}
+
+func (o *Overlay) hold(ctx context.Context, id snapshot.ID) (*os.File, error) {
+	if err := check(id); err != nil {
+		return nil, err
+	}
+	for n := 1; ; n++ {
+		l, err := o.lock(id, unix.LOCK_SH)
+		if err == nil {
+			now := time.Now()
+			if err := os.Chtimes(l.Name(), now, now); err != nil {
+				return nil, errors.Join(err, l.Close())
+			}
+		}
+		if !errors.Is(err, errs.Conflict) || n == holdTries {
+			return l, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(holdPause):
+		}
+	}
 }

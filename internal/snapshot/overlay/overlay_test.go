@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -278,5 +279,64 @@ func BenchmarkDraft(b *testing.B) {
 		if err := d.Discard(); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+func TestUsage(t *testing.T) {
+	t.Parallel()
+	o := open(t, t.TempDir(), overlay.Options{})
+	draft, err := o.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(draft.Dir(), "file"), make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	usage := func() overlay.Usage {
+		t.Helper()
+		all, err := o.Usage(t.Context())
+		if err != nil || len(all) != 1 {
+			t.Fatalf("Usage = %v, %v; want one folder", all, err)
+		}
+		return all[0]
+	}
+	want := func(u overlay.Usage, held bool) {
+		t.Helper()
+		if u.ID != draft.ID() || u.Held != held || u.Size < 1<<20 || u.Size > 1<<21 || time.Since(u.Used) > time.Hour {
+			t.Errorf("Usage = %+v; want %s, held: %t", u, draft.ID(), held)
+		}
+	}
+	want(usage(), true)
+	if err := draft.Publish(t.Context(), digest.FromString("key")); err != nil {
+		t.Fatal(err)
+	}
+	if err := draft.Discard(); err != nil {
+		t.Fatal(err)
+	}
+	want(usage(), false)
+	long := time.Now().Add(-48 * time.Hour)
+	if err := os.Chtimes(filepath.Join(filepath.Dir(o.Dir(draft.ID())), "lock"), long, long); err != nil {
+		t.Fatal(err)
+	}
+	if u := usage(); time.Since(u.Used) < 24*time.Hour {
+		t.Errorf("looking at a folder counts as its use: %+v", u)
+	}
+	release, err := o.Hold(t.Context(), draft.ID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want(usage(), true)
+	if err := o.PutAside(t.Context(), draft.ID()); !errors.Is(err, errs.Conflict) {
+		t.Errorf("PutAside of a held folder: %v, want a conflict", err)
+	}
+	release()
+	if err := o.PutAside(t.Context(), draft.ID()); err != nil {
+		t.Fatal(err)
+	}
+	if all, err := o.Usage(t.Context()); len(all) != 0 || err != nil {
+		t.Errorf("Usage = %v, %v; want nothing", all, err)
+	}
+	if err := o.Sweep(t.Context()); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -24,6 +24,14 @@ func (o *Overlay) Remove(_ context.Context, id snapshot.ID) error {
 	return nil
 }
 
+// PutAside removes a folder as Remove does, but leaves it to Sweep to delete the files, which takes longer.
+func (o *Overlay) PutAside(_ context.Context, id snapshot.ID) error {
+	if err := o.remove(id, 0); err != nil {
+		return fmt.Errorf("remove snapshot %s: %w", id, err)
+	}
+	return nil
+}
+
 // remove removes a folder that nobody holds, and up to limit of its files at once. Links to it are left to dangle;
 // Lookup and Recover remove them.
 func (o *Overlay) remove(id snapshot.ID, limit int) error {
