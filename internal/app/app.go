@@ -19,6 +19,7 @@ import (
 	"slipway/internal/build/solver"
 	"slipway/internal/config"
 	"slipway/internal/isolation"
+	"slipway/internal/oci/blob"
 	"slipway/internal/oci/blob/dir"
 	"slipway/internal/oci/registry"
 	"slipway/internal/oci/registry/places"
@@ -53,7 +54,7 @@ type App struct {
 	snapshots *overlay.Overlay
 	cache     *cache.Local
 	registry  *registry.Client
-	solver    *solver.Solver
+	stub      string
 }
 
 // runner makes what runs processes in a place.
@@ -83,8 +84,8 @@ func Open(opts Options) (*App, error) {
 	if a.cache, err = cache.Open(filepath.Join(opts.Home, "cache"+opts.Isolation.State)); err != nil {
 		return nil, err
 	}
-	stub := filepath.Join(opts.Home, "stub")
-	if err := sandbox.MakeStub(stub); err != nil {
+	a.stub = filepath.Join(opts.Home, "stub")
+	if err := sandbox.MakeStub(a.stub); err != nil {
 		return nil, err
 	}
 	a.registry = registry.New(registry.Options{
@@ -93,11 +94,20 @@ func Open(opts Options) (*App, error) {
 		Logger:   opts.Logger,
 		Retry:    registry.Retry{Tries: opts.Tries},
 	})
-	a.solver = solver.New(solver.Options{
-		Engine: runner(opts.Isolation),
-		Blobs:  a.blobs, Snapshots: a.snapshots, Cache: a.cache, Registry: a.registry,
-		Fetch:  fetch.New(fetch.Options{Dir: filepath.Join(opts.Home, "fetched"), Blobs: a.blobs}),
-		Mounts: mount.Open(filepath.Join(opts.Home, "mounts"+opts.Isolation.State)), Stub: stub, Places: places.Open(filepath.Join(opts.Home, "places")), Lock: locks(filepath.Join(opts.Home, "locks")).lock, Now: opts.Now, Logger: opts.Logger,
-	})
 	return a, nil
+}
+
+// newSolver returns a solver that sees blobs through a store.
+func (a *App) newSolver(blobs blob.Store) *solver.Solver {
+	return solver.New(solver.Options{
+		Engine: runner(a.opts.Isolation),
+		Blobs:  blobs, Snapshots: a.snapshots, Cache: a.cache, Registry: a.registry,
+		Fetch:  fetch.New(fetch.Options{Dir: filepath.Join(a.opts.Home, "fetched"), Blobs: blobs}),
+		Mounts: mount.Open(filepath.Join(a.opts.Home, "mounts"+a.opts.Isolation.State)),
+		Stub:   a.stub,
+		Places: places.Open(filepath.Join(a.opts.Home, "places")),
+		Lock:   locks(filepath.Join(a.opts.Home, "locks")).lock,
+		Now:    a.opts.Now,
+		Logger: a.opts.Logger,
+	})
 }

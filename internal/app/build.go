@@ -99,11 +99,11 @@ const sumsDir = "sums"
 
 // Build builds an image, pushes it to every tag when asked to, and writes its outputs.
 func (a *App) Build(ctx context.Context, r Build) (image *build.Image, err error) {
-	end, err := a.begin(ctx)
+	w, err := a.begin(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = a.hintFull(errors.Join(err, end(err != nil, r.Events))) }()
+	defer func() { err = a.hintFull(errors.Join(err, w.end(err != nil, r.Events))) }()
 	if err := r.checkTrust(); err != nil {
 		return nil, err
 	}
@@ -111,9 +111,9 @@ func (a *App) Build(ctx context.Context, r Build) (image *build.Image, err error
 		return nil, err
 	}
 	if platforms := strings.Split(r.Platform, ","); len(platforms) > 1 {
-		image, err = a.buildIndex(ctx, r, platforms)
+		image, err = w.buildIndex(ctx, r, platforms)
 	} else if err = r.checkOne(); err == nil {
-		image, err = a.buildOne(ctx, r, false)
+		image, err = w.buildOne(ctx, r, false)
 	}
 	if err != nil {
 		return nil, err
@@ -131,7 +131,7 @@ func (r *Build) checkContext() error {
 }
 
 // buildOne builds for one platform. With keep, every layer is in the blob store afterwards.
-func (a *App) buildOne(ctx context.Context, r Build, keep bool) (*build.Image, error) {
+func (w *work) buildOne(ctx context.Context, r Build, keep bool) (*build.Image, error) {
 	tags, err := parseTags(r)
 	if err != nil {
 		return nil, err
@@ -157,34 +157,34 @@ func (a *App) buildOne(ctx context.Context, r Build, keep bool) (*build.Image, e
 		return nil, err
 	}
 	sum := sha256.Sum256([]byte(folder.Root()))
-	hasher := tree.OpenHasher(filepath.Join(a.opts.Home, sumsDir, hex.EncodeToString(sum[:16])), a.opts.Now())
+	hasher := tree.OpenHasher(filepath.Join(w.opts.Home, sumsDir, hex.EncodeToString(sum[:16])), w.opts.Now())
 	var platform oci.Platform
 	if r.Platform != "" {
 		if platform, err = oci.ParsePlatform(r.Platform); err != nil {
 			return nil, err
 		}
 	}
-	bases, err := a.bases(r)
+	bases, err := w.bases(r)
 	if err != nil {
 		return nil, err
 	}
-	secrets, err := a.secrets(r.Secrets)
+	secrets, err := w.secrets(r.Secrets)
 	if err != nil {
 		return nil, err
 	}
-	agents, err := a.agents(r.SSH)
+	agents, err := w.agents(r.SSH)
 	if err != nil {
 		return nil, err
 	}
-	caches, err := a.caches(r)
+	caches, err := w.caches(r)
 	if err != nil {
 		return nil, err
 	}
-	last, err := a.lastFile(r, folder.Root())
+	last, err := w.lastFile(r, folder.Root())
 	if err != nil {
 		return nil, err
 	}
-	image, err := a.solver.Build(ctx, solver.Request{
+	image, err := w.solver.Build(ctx, solver.Request{
 		File: file,
 		Plan: plan.Options{
 			Target: r.Target, Args: buildArgs, Labels: r.Labels, Network: r.Network, Ignore: ignore,

@@ -18,7 +18,7 @@ import (
 
 // buildIndex builds for several platforms side by side and lists the images in an index. They share base images, the
 // context's digests, and every layer that is the same.
-func (a *App) buildIndex(ctx context.Context, r Build, platforms []string) (*build.Image, error) {
+func (w *work) buildIndex(ctx context.Context, r Build, platforms []string) (*build.Image, error) {
 	tags, err := parseTags(r)
 	if err != nil {
 		return nil, err
@@ -42,7 +42,7 @@ func (a *App) buildIndex(ctx context.Context, r Build, platforms []string) (*bui
 			one.Platform, one.Outputs, one.Tags, one.untagged = oci.FormatPlatform(p), platformOutputs(r.Outputs, p), nil, repositories(tags)
 			one.Events = platformEvents(r.Events, i, p)
 			one.SkipPushCheck = r.SkipPushCheck || i > 0 // all of them go to the same places
-			index.Platforms[i], err = a.buildOne(gctx, one, len(ofIndex) > 0)
+			index.Platforms[i], err = w.buildOne(gctx, one, len(ofIndex) > 0)
 			return err
 		})
 	}
@@ -58,13 +58,13 @@ func (a *App) buildIndex(ctx context.Context, r Build, platforms []string) (*bui
 	if err := r.list(index, parsed); err != nil {
 		return nil, err
 	}
-	if _, err := a.blobs.Put(ctx, index.Raw); err != nil {
+	if _, err := w.blobs.Put(ctx, index.Raw); err != nil {
 		return nil, err
 	}
-	if err := a.writeIndex(ctx, ofIndex, tags, index); err != nil {
+	if err := w.writeIndex(ctx, ofIndex, tags, index); err != nil {
 		return nil, err
 	}
-	return index, a.pushIndex(ctx, r, tags, index)
+	return index, w.pushIndex(ctx, r, tags, index)
 }
 
 // distinctPlatforms reads platforms, each of which may be named once.
@@ -176,8 +176,8 @@ func platformOutputs(all []output.Output, p oci.Platform) []output.Output {
 	return list
 }
 
-func (a *App) writeIndex(ctx context.Context, outputs []output.Output, tags []ref.Ref, index *build.Image) error {
-	open := func(ctx context.Context, d oci.Descriptor) (io.ReadCloser, error) { return a.blobs.Open(ctx, d.Digest) }
+func (w *work) writeIndex(ctx context.Context, outputs []output.Output, tags []ref.Ref, index *build.Image) error {
+	open := func(ctx context.Context, d oci.Descriptor) (io.ReadCloser, error) { return w.blobs.Open(ctx, d.Digest) }
 	for _, o := range outputs {
 		for _, t := range tags {
 			o.Names = append(o.Names, t.String())
@@ -189,9 +189,9 @@ func (a *App) writeIndex(ctx context.Context, outputs []output.Output, tags []re
 	return nil
 }
 
-func (a *App) pushIndex(ctx context.Context, r Build, tags []ref.Ref, index *build.Image) error {
+func (w *work) pushIndex(ctx context.Context, r Build, tags []ref.Ref, index *build.Image) error {
 	if !r.Push {
 		return nil
 	}
-	return a.solver.PushTags(ctx, tags, index, r.Events)
+	return w.solver.PushTags(ctx, tags, index, r.Events)
 }

@@ -10,8 +10,10 @@ import (
 
 	"slipway/internal/build"
 	"slipway/internal/build/cache/last"
+	"slipway/internal/build/solver"
 	"slipway/internal/build/tree"
 	"slipway/internal/errs"
+	"slipway/internal/oci/blob"
 	"slipway/internal/sandbox"
 	"slipway/internal/tempfile"
 )
@@ -19,17 +21,29 @@ import (
 // tidyGrace is how long the end of a build may wait for the removal of what others left.
 const tidyGrace = time.Second
 
-// begin marks the beginning of work on the home folder, and removes what processes that died left there, beside the
-// work. The work ends with end, which is told how: work that failed has put aside more than other work, and nobody waits
-// for its result. What could not be removed is said on events.
+// work is something that is done on the home folder: a build, a start of an image, a removal. While it lasts, other
+// processes leave alone what it has found there and what it has made.
+type work struct {
+	*App
+	blobs  *blob.Keeper
+	solver *solver.Solver
+
+	mark      *os.File        // locked; says that the work goes on
+	tidying   context.Context //nolint:containedctx // of what goes on beside the work
+	cancel    context.CancelCauseFunc
+	recovered chan error
+}
+
+// begin begins work on the home folder, and removes what processes that died left there, beside the work. Whoever
+// began it ends it.
 //
 // Looking for leftovers takes time in proportion to all that is kept: milliseconds on a machine that builds a lot. So
 // work has a mark while it lasts, a locked file, and only when there is a mark that nobody holds any more has somebody
 // died, and is there something to look for.
-func (a *App) begin(ctx context.Context) (end func(failed bool, events build.Sink) error, err error) {
+func (a *App) begin(ctx context.Context) (_ *work, err error) {
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("begin a build: %w", err)
+			err = fmt.Errorf("begin to work in %s: %w", a.opts.Home, err)
 		}
 	}()
 	dir := filepath.Join(a.opts.Home, "running")
@@ -44,27 +58,33 @@ func (a *App) begin(ctx context.Context) (end func(failed bool, events build.Sin
 	if err != nil {
 		return nil, errors.Join(err, os.Remove(mark.Name()), mark.Close())
 	}
+	w := &work{App: a, blobs: blob.NewKeeper(a.blobs), mark: mark, recovered: make(chan error)}
+	w.solver = a.newSolver(w.blobs)
 	// The end of the work has a say in this, not what ends the work.
-	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
-	recovered := make(chan error)
-	go func() { recovered <- a.recover(ctx, dead > 0) }()
-	return func(failed bool, events build.Sink) error {
-		grace := time.AfterFunc(tidyGrace, func() { cancel(errs.Canceled) })
-		defer grace.Stop()
-		err := <-recovered
-		if err == nil && failed {
-			err = a.snapshots.Sweep(ctx)
-		}
-		stopped := ctx.Err() != nil
-		cancel(nil)
-		if err == nil {
-			return errors.Join(os.Remove(mark.Name()), mark.Close())
-		}
-		if !stopped && events != nil {
-			events(build.Event{Kind: build.Warning, Time: a.opts.Now(), Text: "remove what an earlier build left: " + err.Error()})
-		}
-		return mark.Close() // but not its name: the next build tries again
-	}, nil
+	w.tidying, w.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
+	go func() { w.recovered <- a.recover(w.tidying, dead > 0) }()
+	return w, nil
+}
+
+// end ends the work. Work that failed has put aside more than other work, and nobody waits for its result. What could
+// not be removed is said on events.
+func (w *work) end(failed bool, events build.Sink) error {
+	grace := time.AfterFunc(tidyGrace, func() { w.cancel(errs.Canceled) })
+	defer grace.Stop()
+	err := <-w.recovered
+	if err == nil && failed {
+		err = w.snapshots.Sweep(w.tidying)
+	}
+	stopped := w.tidying.Err() != nil
+	w.cancel(nil)
+	released := w.blobs.Close()
+	if err == nil {
+		return errors.Join(released, os.Remove(w.mark.Name()), w.mark.Close())
+	}
+	if !stopped && events != nil {
+		events(build.Event{Kind: build.Warning, Time: w.opts.Now(), Text: "remove what an earlier build left: " + err.Error()})
+	}
+	return errors.Join(released, w.mark.Close()) // but not its name: the next build tries again
 }
 
 // recover removes what the dead left, if anybody died, and deletes the folders that builds only put aside.

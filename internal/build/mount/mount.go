@@ -11,7 +11,7 @@
 //	bind(taken.Paths[0])
 //
 // What a process leaves half written in a folder stays there, as it would in a cache in a home directory. A folder
-// itself is never half made.
+// itself is never half made. Usage lists the folders, and Remove removes one that nobody uses.
 package mount
 
 import (
@@ -66,11 +66,11 @@ type Taken struct {
 	locks []*os.File
 }
 
-// Release gives the folders back.
+// Release gives the folders back. Their last use is now.
 func (t *Taken) Release() error {
 	var all []error
 	for _, f := range t.locks {
-		all = append(all, f.Close())
+		all = append(all, used(f), f.Close())
 	}
 	t.locks = nil
 	return errors.Join(all...)
@@ -117,35 +117,45 @@ func strictness(sharing string) int {
 }
 
 // A key's folder holds, for each of the folders that private mounts made of it, NUMBER with data in it, and
-// NUMBER.lock; and the file id.
+// NUMBER.lock, whose modification time is when it was last used, and NUMBER.size, what it took on the disk when that was
+// last measured; and the file id.
 const (
 	dataName   = "data"
 	idName     = "id"
 	lockSuffix = ".lock"
 	newSuffix  = ".new"
+	sizeSuffix = ".size"
 )
 
 func (s *Store) take(ctx context.Context, w Want) (string, *os.File, error) {
 	dir := filepath.Join(s.dir, w.Key.Encoded())
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", nil, err
-	}
-	for n := 0; ; n++ {
-		home := filepath.Join(dir, strconv.Itoa(n))
-		lock, err := lockFolder(ctx, home, w)
-		if errors.Is(err, unix.EWOULDBLOCK) { // a private mount, and somebody has this one
-			continue
-		}
-		if err != nil {
+	for n := 0; ; {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return "", nil, err
 		}
-		return filepath.Join(home, dataName), lock, nil
+		home := filepath.Join(dir, strconv.Itoa(n))
+		lock, err := lockFolder(ctx, home, w)
+		switch {
+		case errors.Is(err, unix.EWOULDBLOCK): // a private mount, and somebody has this one
+			n++
+		case errors.Is(err, errRemoved):
+		case err != nil:
+			return "", nil, err
+		default:
+			return filepath.Join(home, dataName), lock, nil
+		}
 	}
 }
+
+// errRemoved says that the folder was removed before it could be locked.
+var errRemoved = errors.New("removed")
 
 // lockFolder takes one folder, and makes it when it is new.
 func lockFolder(ctx context.Context, home string, w Want) (_ *os.File, err error) {
 	f, err := os.OpenFile(home+lockSuffix, os.O_CREATE|os.O_RDWR, 0o600)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, errRemoved
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -161,8 +171,10 @@ func lockFolder(ctx context.Context, home string, w Want) (_ *os.File, err error
 	if err := lock(ctx, f, how, w.Sharing != Private); err != nil {
 		return nil, err
 	}
-	now := time.Now()
-	if err := os.Chtimes(f.Name(), now, now); err != nil { // when it was last used
+	if err := errors.Join(still(f), used(f)); err != nil {
+		return nil, err
+	}
+	if err := name(home, w); err != nil {
 		return nil, err
 	}
 	if _, err := os.Lstat(home); !errors.Is(err, fs.ErrNotExist) {
@@ -171,27 +183,64 @@ func lockFolder(ctx context.Context, home string, w Want) (_ *os.File, err error
 	if err := lock(ctx, f, unix.LOCK_EX, true); err != nil {
 		return nil, err
 	}
+	if err := still(f); err != nil { // the lock was nobody's for a moment
+		return nil, err
+	}
 	if err := create(ctx, home, w); err != nil {
 		return nil, err
 	}
 	if how == unix.LOCK_SH {
-		return f, lock(ctx, f, how, true)
+		return f, errors.Join(lock(ctx, f, how, true), still(f))
 	}
 	return f, nil
+}
+
+// name writes down what the user calls a folder.
+func name(home string, w Want) error {
+	file := filepath.Join(filepath.Dir(home), idName)
+	if _, err := os.Lstat(file); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.WriteFile(file, []byte(w.ID+"\n"), 0o600)
+}
+
+// used notes that the folder of a lock file is being used.
+func used(f *os.File) error {
+	now := time.Now()
+	err := os.Chtimes(f.Name(), now, now)
+	if errors.Is(err, fs.ErrNotExist) {
+		return errRemoved
+	}
+	return err
+}
+
+// still returns errRemoved if a lock file has lost its name, and with it the folder its lock.
+func still(f *os.File) error {
+	mine, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	there, err := os.Lstat(f.Name())
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(mine, there) {
+		return errRemoved
+	}
+	return err
 }
 
 // lockPause is how often a lock that somebody holds is tried. A RUN that holds one takes longer.
 const lockPause = 20 * time.Millisecond
 
+// lock locks a file. Without wait it gives up when somebody has it, but not at once: he may only be looking whether
+// anybody has.
 func lock(ctx context.Context, f *os.File, how int, wait bool) error {
-	for {
+	for n := 0; ; n++ {
 		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
 		switch {
 		case err == nil:
 			return nil
 		case errors.Is(err, unix.EINTR):
 			continue
-		case !wait || !errors.Is(err, unix.EWOULDBLOCK):
+		case !wait && n > 0 || !errors.Is(err, unix.EWOULDBLOCK):
 			return fmt.Errorf("lock %s: %w", f.Name(), err)
 		}
 		select {
@@ -220,9 +269,6 @@ func create(ctx context.Context, home string, w Want) error {
 			return err
 		}
 	} else if err := makeEmpty(data, w); err != nil {
-		return err
-	}
-	if err := os.WriteFile(filepath.Join(filepath.Dir(home), idName), []byte(w.ID+"\n"), 0o600); err != nil {
 		return err
 	}
 	return os.Rename(made, home)

@@ -183,8 +183,8 @@ func (b *builder) checkout(ctx context.Context, g *address.Git, at fetch.Commit,
 		return "", err
 	}
 	defer unlock()
-	if id, err := b.Snapshots.Lookup(ctx, key); err == nil {
-		return b.Snapshots.Dir(id), b.hold(ctx, id)
+	if id, err := b.findFolder(ctx, key); err == nil {
+		return b.Snapshots.Dir(id), nil
 	} else if !errors.Is(err, errs.NotFound) {
 		return "", err
 	}

@@ -111,7 +111,7 @@ func (m metered) Write(p []byte) (int, error) {
 func (b *builder) watchDisk() {
 	watched := make(chan struct{})
 	b.mu.Lock()
-	b.holds = append(b.holds, func() { <-watched })
+	b.watches = append(b.watches, func() { <-watched })
 	b.mu.Unlock()
 	go func() {
 		defer close(watched)

@@ -104,11 +104,8 @@ func (b *builder) keep(ctx context.Context, r *rung, draft snapshot.Draft, st *s
 func (b *builder) recorded(ctx context.Context, rec build.Record, key oci.Digest) (*rung, error) {
 	r := &rung{id: resolved(rec.Identity()), created: b.recordedAt(rec.Created)}
 	if rec.Folder != "" {
-		if id, err := b.Snapshots.Lookup(ctx, rec.Folder); err == nil {
+		if id, err := b.findFolder(ctx, rec.Folder); err == nil {
 			r.folder = id
-			if err := b.hold(ctx, id); err != nil {
-				return nil, err
-			}
 		} else if rec.Layer == nil {
 			return nil, fmt.Errorf("layer folder %s: %w", rec.Folder, err)
 		}

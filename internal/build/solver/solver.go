@@ -190,10 +190,13 @@ type builder struct {
 	unpacks chan struct{} // a place for each layer unpacked at once
 	written atomic.Int64  // bytes of blobs, counted when the disk has a limit
 
-	mu     sync.Mutex
-	drafts []snapshot.Draft
-	holds  []func()
-	stats  build.Stats
+	mu      sync.Mutex
+	drafts  []snapshot.Draft
+	watches []func() // wait for what watches the build
+	stats   build.Stats
+
+	holdMu sync.Mutex
+	held   map[snapshot.ID]func() // folders, and how to let go of them
 }
 
 // packsAtOnce keeps two cores busy with compression, which is parallel itself, while bounding its memory.
@@ -233,6 +236,7 @@ func (s *Solver) builder(ctx context.Context, req Request) *builder {
 	b := &builder{
 		Solver: s, req: req, began: s.Now(), events: newEvents(req.Events, s.Now), group: newGroup(ctx),
 		keys: map[*plan.Stage][]oci.Digest{}, linked: map[*plan.Step]oci.Digest{}, hide: hiding(req.Secrets), probed: map[*plan.Stage]*probe{},
+		held:  map[snapshot.ID]func(){},
 		packs: make(chan struct{}, packsAtOnce), unpacks: make(chan struct{}, unpacksAtOnce),
 	}
 	b.imports, b.exports, b.sender = newImports(b), newExports(b), newSender(b)
@@ -333,9 +337,15 @@ func (b *builder) close() error {
 	for _, d := range b.drafts {
 		keep(d.Discard()) // harmless for those that were published
 	}
-	for _, release := range b.holds {
+	for _, wait := range b.watches {
+		wait()
+	}
+	b.holdMu.Lock()
+	defer b.holdMu.Unlock()
+	for _, release := range b.held {
 		release()
 	}
+	clear(b.held)
 	if b.limits != nil {
 		keep(b.limits.Close())
 	}

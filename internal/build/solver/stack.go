@@ -171,12 +171,8 @@ func (b *builder) fullView(ctx context.Context, s *stack) (*snapshot.View, error
 // different elsewhere; every other one under its diffID, for any stack.
 func (b *builder) unpackLayer(ctx context.Context, r *rung, p packed, stackID oci.Digest, under *stack) (snapshot.ID, error) {
 	for _, key := range []oci.Digest{p.diffID, stackID} {
-		id, err := b.Snapshots.Lookup(ctx, key)
-		if err == nil {
-			return id, b.hold(ctx, id)
-		}
-		if !errors.Is(err, errs.NotFound) {
-			return "", err
+		if id, err := b.findFolder(ctx, key); !errors.Is(err, errs.NotFound) {
+			return id, err
 		}
 	}
 	unlock, err := b.Lock(ctx, p.diffID) // each layer once per machine
@@ -184,8 +180,8 @@ func (b *builder) unpackLayer(ctx context.Context, r *rung, p packed, stackID oc
 		return "", err
 	}
 	defer unlock()
-	if id, err := b.Snapshots.Lookup(ctx, p.diffID); err == nil {
-		return id, b.hold(ctx, id)
+	if id, err := b.findFolder(ctx, p.diffID); err == nil {
+		return id, nil
 	}
 	name := "layer " + short(p.desc.Digest)
 	if r.base != nil {
@@ -356,15 +352,34 @@ func (t *teeBlob) Read(p []byte) (int, error) {
 
 func (t *teeBlob) Close() error { return errors.Join(t.src.Close(), t.w.Close()) }
 
-// hold keeps a folder from being collected while the build runs.
+// findFolder looks a folder up and holds it for the time of the build, or returns errs.NotFound: also when somebody is
+// removing it.
+func (b *builder) findFolder(ctx context.Context, key oci.Digest) (snapshot.ID, error) {
+	id, err := b.Snapshots.Lookup(ctx, key)
+	if err != nil {
+		return "", err
+	}
+	if err := b.hold(ctx, id); err != nil {
+		if errors.Is(err, errs.Conflict) {
+			err = errs.Mark(err, errs.NotFound)
+		}
+		return "", err
+	}
+	return id, nil
+}
+
+// hold keeps a folder from being removed while the build runs.
 func (b *builder) hold(ctx context.Context, id snapshot.ID) error {
+	b.holdMu.Lock()
+	defer b.holdMu.Unlock()
+	if b.held[id] != nil {
+		return nil
+	}
 	release, err := b.Snapshots.Hold(ctx, id)
 	if err != nil {
 		return err
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.holds = append(b.holds, release)
+	b.held[id] = release
 	return nil
 }
 

@@ -63,7 +63,8 @@ func (b *builder) lookup(ctx context.Context, key, below oci.Digest) (build.Reco
 	return firstAnswer(ctx, key, below, []lookup{b.local, b.imports.find})
 }
 
-// local asks this machine's cache. A record whose blob and folder are gone is no answer.
+// local asks this machine's cache. A record whose blob and folder are gone is no answer; those of an answer stay until
+// the end of the build.
 func (b *builder) local(ctx context.Context, key, below oci.Digest) (build.Record, error) {
 	r, err := b.Cache.Lookup(ctx, key)
 	if err != nil {
@@ -79,7 +80,7 @@ func (b *builder) local(ctx context.Context, key, below oci.Digest) (build.Recor
 		r.Layer = nil
 	}
 	if r.Folder != "" {
-		_, err = b.Snapshots.Lookup(ctx, r.Folder)
+		_, err = b.findFolder(ctx, r.Folder)
 	} else if r.DiffID != "" {
 		err = errs.NotFound
 	}
