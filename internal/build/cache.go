@@ -23,6 +23,8 @@ type Record struct {
 	Folder oci.Digest `json:"folder,omitempty"`
 	// Created is when the operation ran, which the image's history repeats.
 	Created time.Time `json:"created"`
+	// Name is what people call the operation. It is for this machine's lists alone.
+	Name string `json:"name,omitempty"`
 }
 
 // Empty says that the operation changed nothing.

@@ -1,7 +1,8 @@
 // Package cache remembers what operations of a build came to, by key, in a folder of this machine.
 //
 // A record is one small JSON file named by its key, replaced by rename: readers see the old one or the new one, and a
-// build that is killed leaves at most a temporary file, which Recover removes.
+// build that is killed leaves at most a temporary file, which Recover removes. Its modification time is when it last
+// answered.
 package cache
 
 import (
@@ -12,7 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
+	"time"
 
 	"slipway/internal/build"
 	"slipway/internal/errs"
@@ -65,6 +66,10 @@ func (l *Local) Lookup(_ context.Context, key oci.Digest) (build.Record, error) 
 		}
 		return build.Record{}, errs.NotFound
 	}
+	now := time.Now()
+	if err := os.Chtimes(l.path(key), now, now); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return r, fmt.Errorf("cache: %w", err)
+	}
 	return r, nil
 }
 
@@ -98,16 +103,4 @@ func rename(from, to string) error {
 		return err
 	}
 	return os.Rename(from, to)
-}
-
-// Len counts the records, for tests and `slipway cache du`.
-func (l *Local) Len() (int, error) {
-	n := 0
-	err := filepath.WalkDir(l.dir, func(_ string, d fs.DirEntry, err error) error {
-		if err == nil && d.Type().IsRegular() && !strings.HasPrefix(d.Name(), tempPrefix) {
-			n++
-		}
-		return err
-	})
-	return n, err
 }

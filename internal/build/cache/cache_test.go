@@ -45,8 +45,8 @@ func TestStoreLookup(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("Lookup mismatch (-want +got):\n%s", diff)
 	}
-	if n, err := again.Len(); n != 1 || err != nil {
-		t.Errorf("Len = %d, %v; want 1", n, err)
+	if all, err := again.Usage(t.Context()); len(all) != 1 || err != nil || all[0].Key != key || !cmp.Equal(all[0].Record, want) {
+		t.Errorf("Usage = %v, %v; want the record", all, err)
 	}
 }
 
@@ -96,5 +96,46 @@ func TestRecoverRemovesWhatTheDeadLeft(t *testing.T) {
 	}
 	if _, err := c.Lookup(t.Context(), key); err != nil {
 		t.Errorf("a record is gone: %v", err)
+	}
+}
+
+func TestForget(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	c, err := cache.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var keys []oci.Digest
+	for _, name := range []string{"a", "b", "c", "d"} {
+		key := digest.FromString(name)
+		keys = append(keys, key)
+		if err := c.Store(t.Context(), key, build.Record{Name: name}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n, err := c.Forget(t.Context(), func(r build.Record) (bool, error) {
+		if r.Name == "b" { // meanwhile a build stores a new one
+			return true, c.Store(t.Context(), keys[1], build.Record{Name: "new"})
+		}
+		return r.Name != "a" && r.Name != "new", nil
+	})
+	if n != 2 || err != nil {
+		t.Errorf("Forget = %d, %v; want 2", n, err)
+	}
+	for i, want := range []string{"a", "new", "", ""} {
+		r, err := c.Lookup(t.Context(), keys[i])
+		if r.Name != want || (want == "") != errors.Is(err, errs.NotFound) {
+			t.Errorf("Lookup of record %d = %q, %v; want %q", i, r.Name, err, want)
+		}
+	}
+	if err := c.Remove(t.Context(), keys[0]); err != nil {
+		t.Error(err)
+	}
+	if err := c.Remove(t.Context(), keys[0]); !errors.Is(err, errs.NotFound) {
+		t.Errorf("Remove again: %v", err)
+	}
+	if left, err := filepath.Glob(filepath.Join(dir, ".*")); len(left) > 0 || err != nil {
+		t.Errorf("left behind: %v, %v", left, err)
 	}
 }

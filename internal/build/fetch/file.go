@@ -250,7 +250,8 @@ func (c *Client) memory(url string) string {
 	return filepath.Join(c.Dir, hex.EncodeToString(sum[:]))
 }
 
-// recall returns nil when nothing is known or the content is gone. Whatever cannot be read is not known.
+// recall returns nil when nothing is known or the content is gone. Whatever cannot be read is not known. The file's
+// modification time is when it was last asked for.
 func (c *Client) recall(ctx context.Context, url string) *known {
 	data, err := os.ReadFile(c.memory(url))
 	if err != nil {
@@ -263,7 +264,20 @@ func (c *Client) recall(ctx context.Context, url string) *known {
 	if size, err := c.Blobs.Stat(ctx, k.Digest); err != nil || size != k.Size {
 		return nil
 	}
+	now := time.Now()
+	_ = os.Chtimes(c.memory(url), now, now) // it is only removed earlier for that
 	return &k
+}
+
+// newPrefix begins the name of a memory that is being written.
+const newPrefix = ".new-"
+
+// Recover removes the memories in dir that processes which died left half written. It may run at any time.
+func Recover(dir string) error {
+	if _, err := tempfile.Recover(dir, newPrefix); err != nil {
+		return fmt.Errorf("fetched files: %w", err)
+	}
+	return nil
 }
 
 func (c *Client) remember(url string, k *known) (err error) {
@@ -274,7 +288,7 @@ func (c *Client) remember(url string, k *known) (err error) {
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		return err
 	}
-	f, err := tempfile.Create(c.Dir, ".new-")
+	f, err := tempfile.Create(c.Dir, newPrefix)
 	if err != nil {
 		return err
 	}

@@ -22,7 +22,7 @@ import (
 // the sources while the build goes on; its folder, if somebody will read one, is written meanwhile.
 func (b *builder) leave(ctx context.Context, c *tree.Copy, why purpose, st *stack) (*rung, error) {
 	if c.Len() == 0 {
-		b.remember(build.Record{Created: b.created()}, st, why.keys...)
+		b.remember(build.Record{Created: b.created(), Name: why.name()}, st, why.keys...)
 		return nil, nil
 	}
 	r := &rung{created: b.created()}
@@ -66,7 +66,7 @@ func (b *builder) keepDraft(ctx context.Context, draft snapshot.Draft, why purpo
 		if err := draft.Discard(); err != nil {
 			return nil, err
 		}
-		b.remember(build.Record{Created: b.created()}, st, why.keys...)
+		b.remember(build.Record{Created: b.created(), Name: why.name()}, st, why.keys...)
 		return nil, nil
 	}
 	r := &rung{created: b.created(), folder: draft.ID()}
@@ -94,7 +94,7 @@ func (b *builder) keep(ctx context.Context, r *rung, draft snapshot.Draft, st *s
 	if err := draft.Publish(ctx, key); err != nil {
 		return err
 	}
-	rec := build.Record{Folder: key, Created: r.created}
+	rec := build.Record{Folder: key, Created: r.created, Name: why.name()}
 	b.packLater(r, rec, why.keys[0], st.identity)
 	b.remember(rec, st, why.keys...)
 	return nil
@@ -171,7 +171,7 @@ func (b *builder) pack(ctx context.Context, r *rung, draft snapshot.Draft, files
 				return err
 			}
 		}
-		b.remember(build.Record{Layer: &p.desc, DiffID: p.diffID, Created: r.created}, st, why.keys...)
+		b.remember(build.Record{Layer: &p.desc, DiffID: p.diffID, Created: r.created, Name: why.name()}, st, why.keys...)
 		return nil
 	})
 	return nil

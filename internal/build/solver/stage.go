@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"slipway/internal/build"
 	"slipway/internal/build/dockerfile"
@@ -295,6 +296,19 @@ type purpose struct {
 	fresh  bool // it is made whatever a cache knows
 	folder bool // somebody will read its files
 	blob   bool // the image will have it
+}
+
+// name is what a list of results calls it: the instruction's first line, not all of a long one.
+func (p *purpose) name() string {
+	if p.step == nil {
+		return "several steps"
+	}
+	line, _, _ := strings.Cut(p.step.Text, "\n")
+	const long = 120
+	if len(line) > long {
+		line = strings.ToValidUTF8(line[:long], "") + "…"
+	}
+	return line
 }
 
 func (b *builder) purpose(s *plan.Stage, i int) purpose {
