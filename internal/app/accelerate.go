@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"strings"
 
 	"slipway/internal/build"
@@ -81,11 +80,11 @@ type AcceleratedLayer struct {
 
 // Accelerate converts an image of a registry into an accelerated one, and pushes that.
 func (a *App) Accelerate(ctx context.Context, r Accelerate) (_ *Accelerated, err error) {
-	end, err := a.begin(ctx)
+	w, err := a.begin(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = a.hintFull(errors.Join(err, end(err != nil, r.Events))) }()
+	defer func() { err = a.hintFull(errors.Join(err, w.end(err != nil, r.Events))) }()
 	format, err := r.Format.format()
 	if err != nil {
 		return nil, err
@@ -99,7 +98,7 @@ func (a *App) Accelerate(ctx context.Context, r Accelerate) (_ *Accelerated, err
 		return nil, err
 	}
 	c := convert.New(convert.Options{
-		Registry: a.registry, Blobs: a.blobs, Cache: accel.OpenCache(filepath.Join(a.opts.Home, "accelerated"), a.blobs),
+		Registry: a.registry, Blobs: w.blobs, Cache: accel.OpenCache(a.home(acceleratedDir), w.blobs),
 	})
 	im, err := c.Image(ctx, convert.Request{From: from, To: to, Format: format, Steps: a.steps(r.Events)})
 	if err != nil {

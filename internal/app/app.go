@@ -29,6 +29,17 @@ import (
 	"slipway/internal/snapshot/overlay"
 )
 
+// Folders below the home folder. Of the first three there is one for each way of isolation whose files others cannot use.
+const (
+	snapshotsDir   = "snapshots"
+	cacheDir       = "cache"
+	mountsDir      = "mounts"
+	fetchedDir     = "fetched"
+	placesDir      = "places"
+	locksDir       = "locks"
+	acceleratedDir = "accelerated"
+)
+
 // Options say where an App's state is and how it meets the world.
 type Options struct {
 	// Home is the folder of slipway's state; it is made when it is missing.
@@ -53,6 +64,7 @@ type App struct {
 	blobs     *dir.Store
 	snapshots *overlay.Overlay
 	cache     *cache.Local
+	mounts    *mount.Store
 	registry  *registry.Client
 	stub      string
 }
@@ -78,12 +90,13 @@ func Open(opts Options) (*App, error) {
 	if a.blobs, err = dir.Open(filepath.Join(opts.Home, "content"), dir.Options{Logger: opts.Logger}); err != nil {
 		return nil, err
 	}
-	if a.snapshots, err = overlay.Open(filepath.Join(opts.Home, "snapshots"+opts.Isolation.State), overlay.Options{Logger: opts.Logger}); err != nil {
+	if a.snapshots, err = overlay.Open(filepath.Join(opts.Home, snapshotsDir+opts.Isolation.State), overlay.Options{Logger: opts.Logger}); err != nil {
 		return nil, err
 	}
-	if a.cache, err = cache.Open(filepath.Join(opts.Home, "cache"+opts.Isolation.State)); err != nil {
+	if a.cache, err = cache.Open(filepath.Join(opts.Home, cacheDir+opts.Isolation.State)); err != nil {
 		return nil, err
 	}
+	a.mounts = mount.Open(filepath.Join(opts.Home, mountsDir+opts.Isolation.State))
 	a.stub = filepath.Join(opts.Home, "stub")
 	if err := sandbox.MakeStub(a.stub); err != nil {
 		return nil, err
@@ -97,16 +110,19 @@ func Open(opts Options) (*App, error) {
 	return a, nil
 }
 
+// home is the path of a file or folder of the home folder.
+func (a *App) home(name string) string { return filepath.Join(a.opts.Home, name) }
+
 // newSolver returns a solver that sees blobs through a store.
 func (a *App) newSolver(blobs blob.Store) *solver.Solver {
 	return solver.New(solver.Options{
 		Engine: runner(a.opts.Isolation),
 		Blobs:  blobs, Snapshots: a.snapshots, Cache: a.cache, Registry: a.registry,
-		Fetch:  fetch.New(fetch.Options{Dir: filepath.Join(a.opts.Home, "fetched"), Blobs: blobs}),
-		Mounts: mount.Open(filepath.Join(a.opts.Home, "mounts"+a.opts.Isolation.State)),
+		Fetch:  fetch.New(fetch.Options{Dir: a.home(fetchedDir), Blobs: blobs}),
+		Mounts: a.mounts,
 		Stub:   a.stub,
-		Places: places.Open(filepath.Join(a.opts.Home, "places")),
-		Lock:   locks(filepath.Join(a.opts.Home, "locks")).lock,
+		Places: places.Open(a.home(placesDir)),
+		Lock:   locks(a.home(locksDir)).lock,
 		Now:    a.opts.Now,
 		Logger: a.opts.Logger,
 	})

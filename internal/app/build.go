@@ -157,7 +157,8 @@ func (w *work) buildOne(ctx context.Context, r Build, keep bool) (*build.Image, 
 		return nil, err
 	}
 	sum := sha256.Sum256([]byte(folder.Root()))
-	hasher := tree.OpenHasher(filepath.Join(w.opts.Home, sumsDir, hex.EncodeToString(sum[:16])), w.opts.Now())
+	sums := filepath.Join(w.home(sumsDir), hex.EncodeToString(sum[:16]))
+	hasher := tree.OpenHasher(sums, w.opts.Now())
 	var platform oci.Platform
 	if r.Platform != "" {
 		if platform, err = oci.ParsePlatform(r.Platform); err != nil {
@@ -184,6 +185,9 @@ func (w *work) buildOne(ctx context.Context, r Build, keep bool) (*build.Image, 
 	if err != nil {
 		return nil, err
 	}
+	if err := w.used(sums, last); err != nil {
+		return nil, err
+	}
 	image, err := w.solver.Build(ctx, solver.Request{
 		File: file,
 		Plan: plan.Options{
@@ -194,6 +198,17 @@ func (w *work) buildOne(ctx context.Context, r Build, keep bool) (*build.Image, 
 		NoCache: r.NoCache, NoCacheFilter: r.NoCacheFilter, Explain: r.Explain, Last: last, CacheFrom: caches.from, CacheTo: caches.to, CacheInline: caches.inline, Epoch: epoch, Hosts: r.Hosts, Secrets: secrets, SSH: agents, Limits: r.Limits, Bases: bases, MapRef: r.MapRef, Keep: keep, Outputs: r.Outputs, Events: r.Events,
 	})
 	return image, errors.Join(err, hasher.Save())
+}
+
+// used notes that files which are only read now are used, if they are there.
+func (w *work) used(files ...string) error {
+	now := w.opts.Now()
+	for _, f := range files {
+		if err := os.Chtimes(f, now, now); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // bases opens the folder of base images that a build may use.

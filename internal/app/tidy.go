@@ -10,6 +10,7 @@ import (
 
 	"slipway/internal/build"
 	"slipway/internal/build/cache/last"
+	"slipway/internal/build/fetch"
 	"slipway/internal/build/solver"
 	"slipway/internal/build/tree"
 	"slipway/internal/errs"
@@ -73,7 +74,7 @@ func (w *work) end(failed bool, events build.Sink) error {
 	defer grace.Stop()
 	err := <-w.recovered
 	if err == nil && failed {
-		err = w.snapshots.Sweep(w.tidying)
+		err = w.sweep(w.tidying)
 	}
 	stopped := w.tidying.Err() != nil
 	w.cancel(nil)
@@ -90,14 +91,22 @@ func (w *work) end(failed bool, events build.Sink) error {
 // recover removes what the dead left, if anybody died, and deletes the folders that builds only put aside.
 func (a *App) recover(ctx context.Context, died bool) error {
 	if !died {
-		return a.snapshots.Sweep(ctx)
+		return a.sweep(ctx)
 	}
 	return errors.Join(
 		a.cache.Recover(),
+		fetch.Recover(filepath.Join(a.opts.Home, fetchedDir)),
 		tree.RecoverSums(filepath.Join(a.opts.Home, sumsDir)),
 		last.Recover(filepath.Join(a.opts.Home, lastDir)),
 		a.blobs.Recover(ctx),
 		sandbox.Recover(ctx),
 		a.snapshots.Recover(ctx),
+		a.forget(ctx), // somebody may have died who removed what records are about
+		a.mounts.Sweep(ctx),
 	)
+}
+
+// sweep deletes what was only put aside.
+func (a *App) sweep(ctx context.Context) error {
+	return errors.Join(a.snapshots.Sweep(ctx), a.mounts.Sweep(ctx))
 }

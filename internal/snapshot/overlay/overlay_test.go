@@ -314,6 +314,9 @@ func TestUsage(t *testing.T) {
 		t.Fatal(err)
 	}
 	want(usage(), false)
+	if u := usage(); len(u.Keys) != 1 || u.Keys[0] != digest.FromString("key") {
+		t.Errorf("Usage = %+v, want its key", u)
+	}
 	long := time.Now().Add(-48 * time.Hour)
 	if err := os.Chtimes(filepath.Join(filepath.Dir(o.Dir(draft.ID())), "lock"), long, long); err != nil {
 		t.Fatal(err)

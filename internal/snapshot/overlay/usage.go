@@ -11,19 +11,22 @@ import (
 	"strings"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
 	"slipway/internal/disk"
 	"slipway/internal/errs"
+	"slipway/internal/oci"
 	"slipway/internal/snapshot"
 )
 
 // Usage is what one folder takes.
 type Usage struct {
 	ID   snapshot.ID
-	Size int64     // on the disk
-	Used time.Time // last
-	Held bool      // by some process, just now
+	Keys []oci.Digest // that it is published under; none for a draft
+	Size int64        // on the disk
+	Used time.Time    // last
+	Held bool         // by some process, just now
 }
 
 // Usage lists what the folders take, drafts too. A published folder is measured once, and then never again: it does not
@@ -46,7 +49,7 @@ func (o *Overlay) Usage(ctx context.Context) ([]Usage, error) {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		u, err := o.usage(id, keys[id] != nil)
+		u, err := o.usage(id, keys[id])
 		if errors.Is(err, errs.NotFound) {
 			continue
 		}
@@ -58,8 +61,11 @@ func (o *Overlay) Usage(ctx context.Context) ([]Usage, error) {
 	return all, nil
 }
 
-func (o *Overlay) usage(id snapshot.ID, published bool) (u Usage, err error) {
+func (o *Overlay) usage(id snapshot.ID, links []string) (u Usage, err error) {
 	u.ID = id
+	for _, link := range links {
+		u.Keys = append(u.Keys, digest.NewDigestFromEncoded(digest.Algorithm(filepath.Base(filepath.Dir(link))), filepath.Base(link)))
+	}
 	l, err := o.lock(id, unix.LOCK_EX)
 	if errors.Is(err, errs.Conflict) {
 		u.Held = true
@@ -78,7 +84,7 @@ func (o *Overlay) usage(id snapshot.ID, published bool) (u Usage, err error) {
 		return u, err
 	}
 	u.Used = info.ModTime()
-	if !published {
+	if len(links) == 0 {
 		u.Size, err = disk.Used(o.folder(id))
 		return u, err
 	}
