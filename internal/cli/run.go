@@ -196,7 +196,9 @@ type taskResult struct {
 	Status     pipeline.Status `json:"status"`
 	StartedAt  *time.Time      `json:"startedAt,omitempty"` // absent when it did not start
 	FinishedAt *time.Time      `json:"finishedAt,omitempty"`
+	Attempts   int             `json:"attempts,omitempty"`
 	ExitCode   int             `json:"exitCode"`
+	Class      pipeline.Class  `json:"class,omitempty"`  // whose failure it was
 	Reason     string          `json:"reason,omitempty"` // why it was skipped or did not start
 	Error      string          `json:"error,omitempty"`
 	Image      string          `json:"image,omitempty"`
@@ -228,7 +230,7 @@ func resultOf(run *pipeline.Run) runResult {
 	result := runResult{Name: run.Name, Status: run.Status, StartedAt: run.StartedAt, FinishedAt: run.FinishedAt, Tasks: []taskResult{}}
 	for _, t := range run.Tasks {
 		task := taskResult{
-			Name: t.Name, Status: t.Status, ExitCode: t.ExitCode, Reason: t.Reason,
+			Name: t.Name, Status: t.Status, Attempts: t.Attempts, ExitCode: t.ExitCode, Class: t.Class, Reason: t.Reason,
 			Image: t.Output.Image, Digest: t.Output.Digest, Also: t.Output.Also,
 		}
 		if !t.StartedAt.IsZero() {

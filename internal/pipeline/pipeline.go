@@ -31,6 +31,8 @@ type Task struct {
 	Skip string
 	// Env is what envVars, runnerConfig.environmentVariables and the command line add to the task's environment.
 	Env map[string]string
+	// Retries is how often the task is tried again after a failure of class ClassInfrastructure.
+	Retries int
 	// Environment is what the task asks for: limits and mounts.
 	Environment Environment
 	// Data is the merged context.data, a Map; every value in it knows where it was written.

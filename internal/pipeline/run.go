@@ -18,6 +18,10 @@ type TaskRun struct {
 	Status     Status
 	StartedAt  time.Time
 	FinishedAt time.Time
+	// Attempts is how often it was tried; 0 when it never started.
+	Attempts int
+	// Class says whose failure it was; empty when there was none.
+	Class Class
 	// ExitCode is that of the command that made the task fail, when it was a command.
 	ExitCode int
 	// Reason says why the task was skipped or never started.

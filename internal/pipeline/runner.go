@@ -7,6 +7,8 @@ type Attempt struct {
 	// Run is the run's name.
 	Run  string
 	Task Task
+	// Number counts the tries from 1.
+	Number int
 }
 
 // Runner executes attempts, each in a fresh environment. Methods may be called from several goroutines at once.
@@ -31,9 +33,10 @@ type Worker interface {
 
 // Job is what a runner gives to a Worker.
 type Job struct {
-	// Run is the run's name.
-	Run  string
-	Task *Task
+	// Run is the run's name, Attempt the number of the try.
+	Run     string
+	Attempt int
+	Task    *Task
 	// Environment is what the task got, after mapping mounts to folders and scaling limits to the machine.
 	Environment Environment
 	// Dir is an empty folder that the runner removes afterwards.

@@ -30,6 +30,8 @@ type Options struct {
 	Emit func(pipeline.Event)
 	// Now is the clock. Required.
 	Now func() time.Time
+	// Backoff is the pause after the n-th try of a task failed, n from 1. Default: 1 s, 4 s, 16 s, then a minute.
+	Backoff func(n int) time.Duration
 	// Parallel bounds how many tasks run at once. Default: as many as the graph allows.
 	Parallel int
 }
@@ -39,6 +41,9 @@ type Options struct {
 // The error tells what failed: the error of every failed task, each as "task NAME: …", or, when nothing failed and ctx
 // was canceled, its cause, of kind errs.Canceled.
 func Run(ctx context.Context, p *pipeline.Pipeline, opts Options) (*pipeline.Run, error) {
+	if opts.Backoff == nil {
+		opts.Backoff = backoff
+	}
 	r := &run{
 		pipeline: p,
 		opts:     opts,
@@ -74,9 +79,18 @@ type run struct {
 
 // result is the end of an attempt.
 type result struct {
-	task   string
-	output pipeline.Output
-	err    error
+	task     string
+	output   pipeline.Output
+	attempts int
+	err      error
+}
+
+// backoff is the default pause: long enough for what passes to pass, and short beside a build.
+func backoff(n int) time.Duration {
+	if n > 3 {
+		return time.Minute
+	}
+	return time.Second << (2 * (n - 1))
 }
 
 // execute brings every task, and then the run, to a terminal status.
@@ -142,46 +156,56 @@ func (r *run) ready() bool {
 	return skipped
 }
 
-// launch runs an attempt in a goroutine, whose end execute waits for.
+// launch tries a task in a goroutine, whose end execute waits for.
 func (r *run) launch(ctx context.Context, name string) {
 	r.move(name, pipeline.Running)
 	r.record.Tasks[r.index[name]].StartedAt = r.opts.Now()
 	r.emit(pipeline.Event{Kind: pipeline.TaskStarted, Task: name, Status: pipeline.Running})
 	attempt := pipeline.Attempt{Run: r.pipeline.Name, Task: r.pipeline.Tasks[r.index[name]]}
 	r.running++
-	go func() {
-		output, err := r.opts.Runner.Run(ctx, attempt, func(e pipeline.Event) {
-			e.Task = name
-			r.emit(e)
-		})
-		r.done <- result{name, output, err}
-	}()
+	go func() { r.done <- r.try(ctx, attempt) }()
+}
+
+// try makes attempts until one ends otherwise than by a failure of the infrastructure, or the retries are used up. Each
+// gets a fresh environment and the whole of its time limit.
+func (r *run) try(ctx context.Context, a pipeline.Attempt) result {
+	emit := func(e pipeline.Event) {
+		e.Task = a.Task.Name
+		r.emit(e)
+	}
+	for {
+		a.Number++
+		output, err := r.opts.Runner.Run(ctx, a, emit)
+		if a.Number > a.Task.Retries || ctx.Err() != nil || pipeline.ClassOf(err) != pipeline.ClassInfrastructure {
+			return result{a.Task.Name, output, a.Number, err}
+		}
+		pause := r.opts.Backoff(a.Number)
+		emit(pipeline.Event{Kind: pipeline.Notice, Text: fmt.Sprintf("try %d of %d failed, the next is in %s: %v", a.Number, a.Task.Retries+1, pause, err)})
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return result{a.Task.Name, output, a.Number, context.Cause(ctx)}
+		}
+	}
 }
 
 func (r *run) finish(ctx context.Context, done result) {
 	task := &r.record.Tasks[r.index[done.task]]
-	task.Output, task.Err, task.ExitCode = done.output, done.err, exitCode(done.err)
+	task.Output, task.Err, task.Attempts = done.output, done.err, done.attempts
+	task.ExitCode, _ = pipeline.ExitCode(done.err)
+	task.Class = pipeline.ClassOf(done.err)
 	switch {
 	case done.err == nil:
 		r.end(done.task, pipeline.Succeeded, "")
 	case canceled(ctx, done.err):
+		task.Class = pipeline.ClassCanceled
 		r.end(done.task, pipeline.Canceled, "the run was canceled")
 	default:
 		r.failures = append(r.failures, fmt.Errorf("task %s: %w", done.task, done.err))
 		r.end(done.task, pipeline.Failed, done.err.Error())
 	}
-}
-
-// exitCode is that of the command whose failure err tells, 0 when it tells of none.
-func exitCode(err error) int {
-	exit, ok := errors.AsType[interface {
-		error
-		ExitCode() int
-	}](err)
-	if !ok {
-		return 0
-	}
-	return exit.ExitCode()
 }
 
 // canceled tells a task that ended because it was told to from one that failed while it was being told.

@@ -24,6 +24,7 @@ import (
 	"slipway/internal/pipeline/runner/fake"
 	"slipway/internal/pipeline/runner/local"
 	"slipway/internal/pipeline/spec"
+	"slipway/internal/task/approval"
 )
 
 func TestMain(m *testing.M) {
@@ -46,18 +47,19 @@ type event struct {
 type story struct {
 	Events []event           `json:"events"`
 	Status pipeline.Status   `json:"status"`
-	Tasks  map[string]string `json:"tasks"` // status, and exit code when there is one
+	Tasks  map[string]string `json:"tasks"` // status, and what else there is to say: exit code, class, tries
 	Error  string            `json:"error,omitempty"`
 	Hint   string            `json:"hint,omitempty"`
 	Kind   string            `json:"kind,omitempty"`
 }
 
 // Each folder of testdata is a scenario: a pipeline whose tasks play scripts, and the story it must tell. Labels steer
-// the run: cancelAfter is when the user interrupts, parallel how many tasks may run at once.
+// the run: cancelAfter is when the user interrupts, parallel how many tasks may run at once, only and approve are --task
+// and --approve with commas, and answer is what the person at the terminal says to a question after a minute's thought.
 func TestScenarios(t *testing.T) {
 	t.Parallel()
 	inputs, err := filepath.Glob("testdata/*/pipeline.yaml")
-	if err != nil || len(inputs) < 15 {
+	if err != nil || len(inputs) < 45 {
 		t.Fatalf("%d scenarios: %v", len(inputs), err)
 	}
 	for _, input := range inputs {
@@ -78,8 +80,13 @@ func load(t *testing.T, path string) *pipeline.Pipeline {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, warnings, err := spec.Resolve([]*spec.File{spec.Parse("pipeline.yaml", data)}, spec.Options{
-		Checkers: map[string]spec.Checker{"build-image": fake.Worker{}},
+	file := spec.Parse("pipeline.yaml", data)
+	p, warnings, err := spec.Resolve([]*spec.File{file}, spec.Options{
+		Checkers: map[string]spec.Checker{
+			"build-image": fake.Worker{}, "serverless-runner": fake.Worker{}, approval.Name: approval.New(approval.Options{}),
+		},
+		Only:     words(file, "only"),
+		Approved: words(file, "approve"),
 	})
 	if err != nil || len(warnings) > 0 {
 		t.Fatalf("%v\n%v", err, warnings)
@@ -87,12 +94,36 @@ func load(t *testing.T, path string) *pipeline.Pipeline {
 	return p
 }
 
+// words are those of a label of the file's Pipeline.
+func words(file *spec.File, label string) []string {
+	for _, d := range file.Documents {
+		if text := d.Get("labels", label).String(); text != "" {
+			return strings.Split(text, ",")
+		}
+	}
+	return nil
+}
+
+// person answers as the labels say, after a minute.
+func person(p *pipeline.Pipeline) func(context.Context, approval.Question) (bool, error) {
+	return func(ctx context.Context, _ approval.Question) (bool, error) {
+		select {
+		case <-time.After(time.Minute):
+			return p.Labels["answer"] == "yes", nil
+		case <-ctx.Done():
+			return false, context.Cause(ctx)
+		}
+	}
+}
+
 // tell runs a pipeline in the bubble's time and returns its story.
 func tell(t *testing.T, p *pipeline.Pipeline, dir string) story {
 	t.Helper()
 	ctx, cancel := context.WithCancelCause(t.Context())
 	defer cancel(nil)
-	if d, err := time.ParseDuration(p.Labels["cancelAfter"]); err == nil {
+	if d, err := time.ParseDuration(p.Labels["cancelAfter"]); err == nil && d == 0 {
+		cancel(errs.Canceled)
+	} else if err == nil {
 		time.AfterFunc(d, func() { cancel(errs.Canceled) })
 	}
 	parallel, _ := strconv.Atoi(p.Labels["parallel"])
@@ -100,8 +131,11 @@ func tell(t *testing.T, p *pipeline.Pipeline, dir string) story {
 	var s story
 	run, err := engine.Run(ctx, p, engine.Options{
 		Runner: local.New(local.Options{
-			Dir:     dir,
-			Workers: map[string]pipeline.Worker{"build-image": fake.Worker{}},
+			Dir: dir,
+			Workers: map[string]pipeline.Worker{
+				"build-image": fake.Worker{}, "serverless-runner": fake.Worker{},
+				approval.Name: approval.New(approval.Options{Approved: strings.Split(p.Labels["approve"], ","), Ask: person(p)}),
+			},
 			Machine: pipeline.Machine{CPUs: 4, Memory: 16 * pipeline.GiB},
 		}),
 		Emit: func(e pipeline.Event) {
@@ -115,6 +149,12 @@ func tell(t *testing.T, p *pipeline.Pipeline, dir string) story {
 		s.Tasks[task.Name] = string(task.Status)
 		if task.ExitCode != 0 {
 			s.Tasks[task.Name] += fmt.Sprintf(" with exit code %d", task.ExitCode)
+		}
+		if task.Class != "" {
+			s.Tasks[task.Name] += fmt.Sprintf(", class %s", task.Class)
+		}
+		if task.Attempts > 1 {
+			s.Tasks[task.Name] += fmt.Sprintf(", tried %d times", task.Attempts)
 		}
 	}
 	if err != nil {
@@ -171,20 +211,32 @@ func golden(t *testing.T, path string, got story) {
 	}
 }
 
-// Two hundred tasks in a chain: what the engine itself costs.
-func BenchmarkChain(b *testing.B) {
-	p := &pipeline.Pipeline{Name: "chain"}
-	for i := range 200 {
-		task := pipeline.Task{Name: fmt.Sprint(i), Worker: "fake", Environment: pipeline.DefaultEnvironment()}
-		if i > 0 {
-			task.After = []string{fmt.Sprint(i - 1)}
+// Two hundred tasks, in a chain and side by side: what engine and runner themselves cost, folders of attempts included.
+// More than 30 ms a task would show beside a build that has nothing to do.
+func BenchmarkTasks(b *testing.B) {
+	const tasks = 200
+	for _, shape := range []string{"chain", "wide"} {
+		p := &pipeline.Pipeline{Name: shape}
+		for i := range tasks {
+			task := pipeline.Task{Name: fmt.Sprint(i), Worker: "fake", Environment: pipeline.DefaultEnvironment()}
+			if i > 0 && shape == "chain" {
+				task.After = []string{fmt.Sprint(i - 1)}
+			}
+			p.Tasks = append(p.Tasks, task)
 		}
-		p.Tasks = append(p.Tasks, task)
-	}
-	for b.Loop() {
-		if _, err := engine.Run(b.Context(), p, engine.Options{Runner: fake.Runner{}, Emit: func(pipeline.Event) {}, Now: time.Now}); err != nil {
-			b.Fatal(err)
-		}
+		b.Run(shape, func(b *testing.B) {
+			runner := local.New(local.Options{Dir: b.TempDir(), Workers: map[string]pipeline.Worker{"fake": fake.Worker{}}})
+			for b.Loop() {
+				if _, err := engine.Run(b.Context(), p, engine.Options{Runner: runner, Emit: func(pipeline.Event) {}, Now: time.Now}); err != nil {
+					b.Fatal(err)
+				}
+			}
+			each := float64(b.Elapsed().Microseconds()) / float64(b.N) / tasks
+			b.ReportMetric(each, "µs/task")
+			if each > 30_000 {
+				b.Errorf("%.0f µs a task", each)
+			}
+		})
 	}
 }
 

@@ -125,6 +125,7 @@ func contextData() *shape {
 		may("build", buildShape()),
 		may("warm", warmShape()),
 		may("steps", &shape{form: list, desc: "The steps of a serverless-runner-task.", items: freeMap("A step.")}),
+		may("retries", &shape{form: whole, desc: "Tries after a failure of the infrastructure. Default: 2 for build-image-task, else 0.", least: 0, most: 10}),
 		may("envVars", strMap("Environment variables of the task.")),
 		may("runnerConfig", runnerConfig()),
 		may("dingdingNotification", notification()),

@@ -195,7 +195,19 @@ func (r *resolver) task(v *pipeline.Value, names []string) pipeline.Task {
 		t.Environment = pipeline.Environment{} // people have no limits
 	}
 	t.Env = r.env(t.Data)
+	t.Retries = retries(&t)
 	return t
+}
+
+// retries is how often a task is tried again. A build may be repeated by whoever likes; a deployment may not.
+func retries(t *pipeline.Task) int {
+	if n, ok := t.Data.Get("retries").Int(); ok {
+		return int(n)
+	}
+	if t.Worker == workerBuildImage {
+		return 2
+	}
+	return 0
 }
 
 // env collects the task's environment variables; runnerConfig speaks of the machine, envVars of the task, --env of now.

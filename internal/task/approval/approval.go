@@ -80,7 +80,7 @@ func (w *Worker) Work(ctx context.Context, job *pipeline.Job) (pipeline.Output, 
 	case err != nil:
 		return pipeline.Output{}, fmt.Errorf("ask for approval: %w", err)
 	case !yes:
-		return pipeline.Output{}, errors.New("rejected")
+		return pipeline.Output{}, pipeline.Classify(errors.New("rejected"), pipeline.ClassUser)
 	}
 	job.Notice("approved")
 	return pipeline.Output{}, nil

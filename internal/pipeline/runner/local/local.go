@@ -61,7 +61,7 @@ func (r *Runner) Run(ctx context.Context, a pipeline.Attempt, emit func(pipeline
 			err = errors.Join(err, fmt.Errorf("remove the task's folder: %w", removeErr))
 		}
 	}()
-	job := &pipeline.Job{Run: a.Run, Task: &a.Task, Environment: environment, Dir: dir, Source: r.opts.Source, Emit: emit}
+	job := &pipeline.Job{Run: a.Run, Attempt: a.Number, Task: &a.Task, Environment: environment, Dir: dir, Source: r.opts.Source, Emit: emit}
 	return work(ctx, worker, job)
 }
 
