@@ -56,7 +56,7 @@ func (b *builder) runProcess(ctx context.Context, ev *step, op *plan.Run, why pu
 		return nil, err
 	}
 	if result.OOM {
-		return nil, b.req.Limits.memoryError()
+		return nil, b.outOfMemory()
 	}
 	if result.ExitCode != 0 {
 		return nil, hintFull(&build.StepError{Code: result.ExitCode, Tail: end.lines}, draft.Dir())

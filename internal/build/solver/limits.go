@@ -33,8 +33,24 @@ func (l Limits) timeError() error {
 	return l.exceeded("the time", l.Time.String(), "allow more with --timeout, or with runnerConfig.timeout in a pipeline")
 }
 
-func (l Limits) memoryError() error {
-	return l.exceeded("the memory", units.BytesSize(float64(l.Memory)), "allow more with --memory, or with runnerConfig.memory in a pipeline")
+// memoryError says how much was used, too, when the kernel tells: what a step asked for and did not get is not in it.
+func (l Limits) memoryError(peak int64) error {
+	amount := units.BytesSize(float64(l.Memory))
+	if peak > 0 {
+		amount += ", with a peak of " + units.BytesSize(float64(peak)) + ","
+	}
+	return l.exceeded("the memory", amount, "allow more with --memory, or with runnerConfig.memory in a pipeline")
+}
+
+// outOfMemory is the error of a step that the memory limit has killed a process of.
+func (b *builder) outOfMemory() error {
+	var peak int64
+	if b.limits != nil {
+		if stats, err := b.limits.Stats(); err == nil { // without the figure the error still says what happened
+			peak = stats.PeakMemory
+		}
+	}
+	return b.req.Limits.memoryError(peak)
 }
 
 func (l Limits) diskError() error {

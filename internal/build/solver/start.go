@@ -86,7 +86,7 @@ func (b *builder) startImage(ctx context.Context, r Start) (int, error) {
 	spec.Stdin, spec.Stdout, spec.Stderr = r.Stdin, r.Stdout, r.Stderr
 	res, err := b.engine.Run(ctx, spec)
 	if err == nil && res.OOM {
-		err = b.req.Limits.memoryError()
+		err = b.outOfMemory()
 	}
 	return res.ExitCode, err
 }
