@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"slipway/internal/build"
@@ -16,6 +17,8 @@ import (
 	"slipway/internal/build/solver"
 	"slipway/internal/errs"
 	"slipway/internal/forge/git"
+	"slipway/internal/notify"
+	"slipway/internal/notify/dingtalk"
 	"slipway/internal/pipeline"
 	"slipway/internal/pipeline/engine"
 	"slipway/internal/pipeline/runner/local"
@@ -97,6 +100,7 @@ func Prepare(ctx context.Context, home string, now time.Time, r Run) (p *Prepare
 		Only:      r.Only,
 		Approved:  r.Approved,
 		Checkers:  Checkers(),
+		Every:     EveryTask(),
 	})
 	return p, err
 }
@@ -108,6 +112,9 @@ func Checkers() map[string]spec.Checker {
 		approval.Name: approval.New(approval.Options{}),
 	}
 }
+
+// EveryTask knows what all tasks need, whatever their workers.
+func EveryTask() []spec.Checker { return []spec.Checker{notify.Checker{}} }
 
 // variables are the values of <% %>. What is not known has none: an empty branch would make a broken tag, quietly.
 func variables(repo *git.Repository, now time.Time) map[string]string {
@@ -154,6 +161,8 @@ func (a *App) Run(ctx context.Context, p *Prepared, to Listener) (*pipeline.Run,
 		Builder: imageBuilder{a},
 		MapRef:  image.MapRegistry(a.opts.Config.MapRegistry),
 	})
+	events, end := a.events(ctx, p.Pipeline, to.Events)
+	defer end()
 	return engine.Run(ctx, p.Pipeline, engine.Options{
 		Runner: local.New(local.Options{
 			Workers: map[string]pipeline.Worker{image.Name: worker, approval.Name: approver},
@@ -162,9 +171,30 @@ func (a *App) Run(ctx context.Context, p *Prepared, to Listener) (*pipeline.Run,
 			Machine: machine,
 			NAS:     a.opts.Config.MapNAS,
 		}),
-		Emit: to.Events,
+		Emit: events,
 		Now:  a.opts.Now,
 	})
+}
+
+// events sends a run's events to its listener and to whoever else wants to hear of them. end waits for what those have
+// begun, and is called when the run is over.
+func (a *App) events(ctx context.Context, p *pipeline.Pipeline, to func(pipeline.Event)) (events func(pipeline.Event), end func()) {
+	var mu sync.Mutex // the engine's events come one at a time, what others have to say comes between them
+	say := func(e pipeline.Event) {
+		mu.Lock()
+		defer mu.Unlock()
+		to(e)
+	}
+	notifier := notify.New(ctx, p, notify.Options{
+		DingTalk: &dingtalk.Client{Now: a.opts.Now},
+		Failed: func(task string, err error) {
+			say(pipeline.Event{Kind: pipeline.Notice, Time: a.opts.Now(), Text: "the notification about " + task + " was not sent: " + err.Error()})
+		},
+	})
+	return func(e pipeline.Event) {
+		say(e)
+		notifier.Event(e)
+	}, notifier.Close
 }
 
 // canDecide refuses, before anything runs, what would end in a question that nobody hears.

@@ -36,7 +36,7 @@ func validate(e env, names []string, output format) error {
 	if err != nil {
 		return err
 	}
-	warnings, err := spec.Validate(files, spec.Options{Checkers: app.Checkers()})
+	warnings, err := spec.Validate(files, spec.Options{Checkers: app.Checkers(), Every: app.EveryTask()})
 	if output == asJSON {
 		mistakes, _ := errors.AsType[spec.Errors](err)
 		return errors.Join(printJSON(e.stdout, append(append(spec.Errors{}, mistakes...), warnings...)), count(mistakes))

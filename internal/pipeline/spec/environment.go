@@ -100,7 +100,4 @@ func (r *resolver) notYet(data *pipeline.Value) {
 			r.warn(v.Origin, id+" has no effect: files in a mapped folder belong to whoever runs slipway", "")
 		}
 	}
-	if v := data.Get("dingdingNotification", "enable"); v.Bool() {
-		r.warn(v.Origin, "notifications are not sent by slipway run", "")
-	}
 }

@@ -57,6 +57,8 @@ type Options struct {
 	// Checkers are asked about the tasks of a preset worker, by its name ("build-image"). A task whose worker has none
 	// is refused unless it is skipped. Default: no worker is available.
 	Checkers map[string]Checker
+	// Every is asked about each task that runs, whatever its worker. Default: nobody is.
+	Every []Checker
 }
 
 // Checker knows what a worker expects in a task's context. Every pipeline.Worker is one.

@@ -62,6 +62,9 @@ func (r *resolver) ask(p *pipeline.Pipeline) {
 		if t.Skip != "" || t.Worker == "" {
 			continue
 		}
+		for _, checker := range r.opts.Every {
+			checker.Check(t, r.report)
+		}
 		if checker, ok := r.opts.Checkers[t.Worker]; ok {
 			checker.Check(t, r.report)
 			continue
