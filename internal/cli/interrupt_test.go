@@ -20,7 +20,7 @@ const stubborn = "SLIPWAY_TEST_STUBBORN"
 func TestInterrupts(t *testing.T) {
 	t.Parallel()
 	if os.Getenv(stubborn) != "" {
-		ctx, stop := interruptible(context.Background()) //nolint:usetesting // the process ends before its test does
+		ctx, stop := interruptible(context.Background())
 		defer stop()
 		fmt.Println("ready")
 		<-ctx.Done()
