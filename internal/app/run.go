@@ -185,7 +185,7 @@ func (a *App) events(ctx context.Context, p *pipeline.Pipeline, to func(pipeline
 		defer mu.Unlock()
 		to(e)
 	}
-	notifier := notify.New(ctx, p, notify.Options{
+	notifier := notify.New(p, notify.Options{
 		DingTalk: &dingtalk.Client{Now: a.opts.Now},
 		Failed: func(task string, err error) {
 			say(pipeline.Event{Kind: pipeline.Notice, Time: a.opts.Now(), Text: "the notification about " + task + " was not sent: " + err.Error()})
@@ -193,7 +193,7 @@ func (a *App) events(ctx context.Context, p *pipeline.Pipeline, to func(pipeline
 	})
 	return func(e pipeline.Event) {
 		say(e)
-		notifier.Event(e)
+		notifier.Event(ctx, e)
 	}, notifier.Close
 }
 

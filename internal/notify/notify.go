@@ -1,7 +1,7 @@
 // Package notify tells people what became of the tasks of a run: the dingdingNotification of a task's context.
 //
-//	n := notify.New(ctx, p, notify.Options{DingTalk: client, Failed: func(task string, err error) { … }})
-//	emit := func(e pipeline.Event) { show(e); n.Event(e) }
+//	n := notify.New(p, notify.Options{DingTalk: client, Failed: func(task string, err error) { … }})
+//	emit := func(e pipeline.Event) { show(e); n.Event(ctx, e) }
 //	…
 //	n.Close()
 //
@@ -12,9 +12,11 @@ package notify
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
+	"slipway/internal/errs"
 	"slipway/internal/notify/dingtalk"
 	"slipway/internal/pipeline"
 )
@@ -34,34 +36,29 @@ type Options struct {
 type Notifier struct {
 	opts     Options
 	pipeline *pipeline.Pipeline
-	ctx      func() (context.Context, context.CancelFunc)
 	started  map[string]time.Time
 	sending  sync.WaitGroup
 }
 
-// New returns a notifier for a run of p. A run that is canceled is told of, too: what ctx carries is used, its end is not.
-func New(ctx context.Context, p *pipeline.Pipeline, opts Options) *Notifier {
-	return &Notifier{
-		opts: opts, pipeline: p, started: map[string]time.Time{},
-		ctx: func() (context.Context, context.CancelFunc) {
-			return context.WithTimeout(context.WithoutCancel(ctx), sendTime)
-		},
-	}
+// New returns a notifier for a run of p.
+func New(p *pipeline.Pipeline, opts Options) *Notifier {
+	return &Notifier{opts: opts, pipeline: p, started: map[string]time.Time{}}
 }
 
-// Event takes an event of the run. It does not wait for what it sends.
-func (n *Notifier) Event(e pipeline.Event) {
+// Event takes an event of the run. It does not wait for what it sends, nor does that end with ctx: a run that is canceled
+// is told of, too.
+func (n *Notifier) Event(ctx context.Context, e pipeline.Event) {
 	switch e.Kind {
 	case pipeline.TaskStarted:
 		n.started[e.Task] = e.Time
 	case pipeline.TaskFinished:
 		if began, ok := n.started[e.Task]; ok {
-			n.finished(e, began)
+			n.finished(ctx, e, began)
 		}
 	}
 }
 
-func (n *Notifier) finished(e pipeline.Event, began time.Time) {
+func (n *Notifier) finished(ctx context.Context, e pipeline.Event, began time.Time) {
 	t := n.pipeline.Task(e.Task)
 	if t == nil {
 		return
@@ -77,7 +74,7 @@ func (n *Notifier) finished(e pipeline.Event, began time.Time) {
 	}
 	robot := dingtalk.Robot{Webhook: config.Get("webhook").String(), Secret: config.Get("secret").String()}
 	n.sending.Go(func() {
-		ctx, cancel := n.ctx()
+		ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), sendTime, errs.Mark(fmt.Errorf("no answer within %s", sendTime), errs.Unavailable))
 		defer cancel()
 		if err := n.opts.DingTalk.Send(ctx, robot, message); err != nil {
 			n.opts.Failed(e.Task, err)

@@ -21,6 +21,7 @@ import (
 
 	"slipway/internal/notify"
 	"slipway/internal/notify/dingtalk"
+	"slipway/internal/pipeline"
 	"slipway/internal/pipeline/engine"
 	"slipway/internal/pipeline/runner/fake"
 	"slipway/internal/pipeline/spec"
@@ -68,7 +69,7 @@ func play(t *testing.T, text string) (heard []string, failed map[string]string, 
 	}
 	failed = map[string]string{}
 	var mu sync.Mutex
-	n := notify.New(t.Context(), p, notify.Options{
+	n := notify.New(p, notify.Options{
 		DingTalk: &dingtalk.Client{Now: time.Now},
 		Failed: func(task string, err error) {
 			mu.Lock()
@@ -76,7 +77,7 @@ func play(t *testing.T, text string) (heard []string, failed map[string]string, 
 			failed[task] = err.Error()
 		},
 	})
-	_, runErr = engine.Run(t.Context(), p, engine.Options{Runner: fake.Runner{}, Emit: n.Event, Now: time.Now})
+	_, runErr = engine.Run(t.Context(), p, engine.Options{Runner: fake.Runner{}, Emit: func(e pipeline.Event) { n.Event(t.Context(), e) }, Now: time.Now})
 	n.Close()
 	slices.Sort(g.said)
 	return g.said, failed, runErr
@@ -208,7 +209,7 @@ func TestCheck(t *testing.T) {
 		{"unknown type", "{enable: true, webhook: x, message: {msgtype: markdwon}}", `f.yaml:10:71: dingtalk: unknown msgtype "markdwon"`},
 		{"no payload", "{enable: true, webhook: x, message: {msgtype: markdown}}", "f.yaml:10:71: dingtalk: a markdown message without payload"},
 		{"syntax", "{enable: true, webhook: x, message: {text: '{{ .currentTask.name'}}", "f.yaml:10:78: the message: unclosed action"},
-		{"unknown field", "{enable: true, webhook: x, message: {text: '{{ .currentTask.nmae }}'}}", `f.yaml:10:78: the message speaks of "nmae", which is not known`},
+		{"unknown field", "{enable: true, webhook: x, message: {text: '{{ .currentTask.alias }}'}}", `f.yaml:10:78: the message speaks of "alias", which is not known`},
 		{"unknown function", "{enable: true, webhook: x, message: {text: '{{ env \"HOME\" }}'}}", `f.yaml:10:78: the message: function "env" not defined`},
 		{"range", "{enable: true, webhook: x, message: {text: '{{ range .pipeline.labels }}x{{ end }}'}}", "f.yaml:10:78: the message: {{range}} has no place in a message"},
 		{"range inside if", "{enable: true, webhook: x, message: {text: '{{ if .success }}{{ else }}{{ range .pipeline.labels }}x{{ end }}{{ end }}'}}", "{{range}} has no place in a message"},
