@@ -52,6 +52,8 @@ type Options struct {
 	Now func() time.Time
 	// Isolation is where this process is, see isolation.Enter. Default: where it can make namespaces itself.
 	Isolation isolation.Place
+	// DeviceDirs are folders of CDI specs. Default: those of the machine.
+	DeviceDirs []string
 	// Tries is how often a request to a registry is made before it has failed. Default: the registry client's.
 	Tries int
 	// Logger hears what is not an event of a build. Default: nothing is logged.
@@ -118,12 +120,13 @@ func (a *App) newSolver(blobs blob.Store) *solver.Solver {
 	return solver.New(solver.Options{
 		Engine: runner(a.opts.Isolation),
 		Blobs:  blobs, Snapshots: a.snapshots, Cache: a.cache, Registry: a.registry,
-		Fetch:  fetch.New(fetch.Options{Dir: a.home(fetchedDir), Blobs: blobs}),
-		Mounts: a.mounts,
-		Stub:   a.stub,
-		Places: places.Open(a.home(placesDir)),
-		Lock:   locks(a.home(locksDir)).lock,
-		Now:    a.opts.Now,
-		Logger: a.opts.Logger,
+		Fetch:      fetch.New(fetch.Options{Dir: a.home(fetchedDir), Blobs: blobs}),
+		Mounts:     a.mounts,
+		Stub:       a.stub,
+		Places:     places.Open(a.home(placesDir)),
+		Lock:       locks(a.home(locksDir)).lock,
+		DeviceDirs: a.opts.DeviceDirs,
+		Now:        a.opts.Now,
+		Logger:     a.opts.Logger,
 	})
 }

@@ -81,8 +81,10 @@ type Build struct {
 	Epoch    string
 	CacheDir string
 	Limits   solver.Limits
-	MapRef   func(ref.Ref) ref.Ref
-	Events   build.Sink
+	// Allow is what the Dockerfile may ask for besides what a sandbox is for.
+	Allow  solver.Grants
+	MapRef func(ref.Ref) ref.Ref
+	Events build.Sink
 
 	// untagged are repositories that the image is pushed to by digest, as part of an index.
 	untagged []ref.Ref
@@ -110,8 +112,16 @@ func (a *App) Build(ctx context.Context, r Build) (image *build.Image, err error
 	if err := r.checkContext(); err != nil {
 		return nil, err
 	}
-	if platforms := strings.Split(r.Platform, ","); len(platforms) > 1 {
-		image, err = w.buildIndex(ctx, r, platforms)
+	if err := r.inlineCache(); err != nil {
+		return nil, err
+	}
+	index, err := r.makesIndex()
+	if err != nil {
+		return nil, err
+	}
+	if index {
+		platforms := cmp.Or(r.Platform, oci.FormatPlatform(machine()))
+		image, err = w.buildIndex(ctx, r, strings.Split(platforms, ","))
 	} else if err = r.checkOne(); err == nil {
 		image, err = w.buildOne(ctx, r, false)
 	}
@@ -195,7 +205,7 @@ func (w *work) buildOne(ctx context.Context, r Build, keep bool) (*build.Image, 
 			BuildPlatform: machine(), Platform: platform,
 		},
 		Context: folder, Sums: hasher, Tags: tags, Push: r.Push, SkipPushCheck: r.SkipPushCheck, Shape: r.shape(platform), Attest: r.attest(ctx, folder.Root(), file.Name), Describe: r.Describe, Compression: r.Compression,
-		NoCache: r.NoCache, NoCacheFilter: r.NoCacheFilter, Explain: r.Explain, Last: last, CacheFrom: caches.from, CacheTo: caches.to, CacheInline: caches.inline, Epoch: epoch, Hosts: r.Hosts, Secrets: secrets, SSH: agents, Limits: r.Limits, Bases: bases, MapRef: r.MapRef, Keep: keep, Outputs: r.Outputs, Events: r.Events,
+		NoCache: r.NoCache, NoCacheFilter: r.NoCacheFilter, Explain: r.Explain, Last: last, CacheFrom: caches.from, CacheTo: caches.to, CacheInline: caches.inline, Epoch: epoch, Hosts: r.Hosts, Secrets: secrets, SSH: agents, Limits: r.Limits, Allow: r.Allow, Bases: bases, MapRef: r.MapRef, Keep: keep, Outputs: r.Outputs, Events: r.Events,
 	})
 	return image, errors.Join(err, hasher.Save())
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 
@@ -35,12 +36,13 @@ func (w *work) buildIndex(ctx context.Context, r Build, platforms []string) (*bu
 		return nil, err
 	}
 	index := &build.Image{Platforms: make([]*build.Image, len(parsed))}
+	var told sync.Map
 	g, gctx := errgroup.WithContext(ctx)
 	for i, p := range parsed {
 		g.Go(func() (err error) {
 			one := r
 			one.Platform, one.Outputs, one.Tags, one.untagged = oci.FormatPlatform(p), platformOutputs(r.Outputs, p), nil, repositories(tags)
-			one.Events = platformEvents(r.Events, i, p)
+			one.Events = platformEvents(r.Events, i, p, &told)
 			one.SkipPushCheck = r.SkipPushCheck || i > 0 // all of them go to the same places
 			index.Platforms[i], err = w.buildOne(gctx, one, len(ofIndex) > 0)
 			return err
@@ -101,12 +103,17 @@ func repositories(tags []ref.Ref) []ref.Ref {
 // stepsPerPlatform keeps the step numbers of platforms that are built at once apart.
 const stepsPerPlatform = 1_000_000
 
-// platformEvents tells which platform a step is for.
-func platformEvents(sink build.Sink, i int, p oci.Platform) build.Sink {
+// platformEvents tells which platform a step is for, and what is said of all of them only once.
+func platformEvents(sink build.Sink, i int, p oci.Platform, told *sync.Map) build.Sink {
 	if sink == nil {
 		return nil
 	}
 	return func(e build.Event) {
+		if e.Kind == build.Warning || e.Kind == build.Note {
+			if _, again := told.LoadOrStore(e.Text, true); again {
+				return
+			}
+		}
 		if e.Step != 0 {
 			e.Step += i * stepsPerPlatform
 			e.Name = oci.FormatPlatform(p) + " " + e.Name

@@ -55,6 +55,8 @@ type buildFlags struct {
 	iidFile     string
 	metadata    string
 	trace       string
+	allow       []string
+	cdiDirs     []string
 	check       bool
 	call        string
 	format      format // of what a check finds
@@ -108,6 +110,8 @@ func (f *buildFlags) register(flags *pflag.FlagSet) {
 	flags.StringArrayVar(&f.hosts, "add-host", nil, "let RUN reach `HOST:IP` by name")
 	flags.StringArrayVar(&f.secrets, "secret", nil, "let RUN --mount=type=secret have `id=ID[,src=FILE|,env=VARIABLE]`; repeatable")
 	flags.StringArrayVar(&f.ssh, "ssh", nil, "let RUN --mount=type=ssh use an SSH agent, `default|ID[=SOCKET]` (default: the agent of SSH_AUTH_SOCK)")
+	flags.StringArrayVar(&f.allow, "allow", nil, "let the Dockerfile have more of this machine, `security.insecure|device[=NAME[,alias=OTHER]]`; repeatable")
+	flags.StringArrayVar(&f.cdiDirs, "cdi-spec-dir", nil, "read the devices for RUN --device from the CDI specs in `DIR`; repeatable (default: /etc/cdi and /var/run/cdi)")
 	flags.StringVar(&f.memory, "memory", "", "limit the memory of all RUN processes together to `BYTES`, as 512m or 2g")
 	flags.Float64Var(&f.Limits.CPUs, "cpus", 0, "limit RUN processes to `N` cores")
 	flags.StringVar(&f.disk, "disk", "", "limit what the build may write to `BYTES`")
@@ -139,7 +143,7 @@ func runBuild(ctx context.Context, e env, f *buildFlags) (err error) {
 	if err != nil {
 		return err
 	}
-	a, err := openApp(e, f.words, f.retry, place.apply)
+	a, err := openApp(e, f.words, f.retry, place.apply, func(o *app.Options) { o.DeviceDirs = f.cdiDirs })
 	if err != nil {
 		return err
 	}
@@ -192,6 +196,11 @@ func (f *buildFlags) parse(e env) (err error) {
 	}
 	if f.Network, err = parseNetwork(f.network); err != nil {
 		return err
+	}
+	for _, word := range f.allow {
+		if err := f.Allow.Add(word); err != nil {
+			return err
+		}
 	}
 	if f.Hosts, err = parseEach(f.hosts, parseHost); err != nil {
 		return err

@@ -24,6 +24,11 @@ func (r *rootfs) mountSpec() error {
 			return fmt.Errorf("mount %s: %w", r.spec.Mounts[i].Target, err)
 		}
 	}
+	for i := range r.spec.Devices {
+		if err := r.mountDevice(&r.spec.Devices[i], i); err != nil {
+			return fmt.Errorf("device %s: %w", r.spec.Devices[i].Path, err)
+		}
+	}
 	for i := range r.spec.Files {
 		if err := r.mountFile(&r.spec.Files[i], i); err != nil {
 			return fmt.Errorf("mount %s: %w", r.spec.Files[i].Target, err)
@@ -76,10 +81,17 @@ func bind(source int, here string, flags uintptr) error {
 
 // flags are those of every kind of mount.
 func (m *Mount) flags() uintptr {
+	flags := uintptr(unix.MS_NODEV)
 	if m.ReadOnly {
-		return unix.MS_NODEV | unix.MS_RDONLY
+		flags |= unix.MS_RDONLY
 	}
-	return unix.MS_NODEV
+	if m.NoSUID {
+		flags |= unix.MS_NOSUID
+	}
+	if m.NoExec {
+		flags |= unix.MS_NOEXEC
+	}
+	return flags
 }
 
 // options are tmpfs's.

@@ -19,6 +19,7 @@ type rootfs struct {
 	*stage
 	spec    *Spec
 	sources []int // what spec.Mounts bind, in their order; -1 for others
+	nodes   []int // what spec.Devices bind, in their order; -1 where nodes can be made
 	root    int   // the mounted root file system
 	upper   int   // where what changes in root really goes
 	points  []point
@@ -57,7 +58,7 @@ func (r *rootfs) openSources() error {
 		}
 		r.sources = append(r.sources, fd)
 	}
-	return nil
+	return r.openNodes()
 }
 
 // openStack mounts the layers of a mount in the scratch tmpfs, and opens what is to be seen of them.

@@ -37,7 +37,7 @@ type Spec struct {
 	Root string
 	// Chroot enters Root by chroot(2) alone, with CAP_SYS_CHROOT and nothing else: the command shares all namespaces with
 	// slipway, may not chroot or make device nodes itself, and everything that it started is killed when it ends. There can
-	// be no Mounts and Files, no network but the host's, and no Grace. Package chroot has what is missing.
+	// be no Mounts, Devices and Files, no network but the host's, and no Grace. Package chroot has what is missing.
 	Chroot bool
 
 	// Args is the command. Without a slash, Args[0] is looked up in the PATH of Env, inside the root.
@@ -55,6 +55,8 @@ type Spec struct {
 	Network string
 	// Mounts are put over the root in order of depth.
 	Mounts []Mount
+	// Devices are nodes that work inside, apart from those that every command has.
+	Devices []Device
 	// Files are small files over the root that exist while the command runs: /etc/resolv.conf, /etc/hosts, secrets.
 	Files []File
 	// Insecure lifts the restrictions of a command that may do anything on the machine (RUN --security=insecure): all
@@ -88,12 +90,25 @@ type Mount struct {
 	Source   string
 	Target   string // an absolute path inside, made for the time of the run when it is missing
 	ReadOnly bool
+	// NoSUID and NoExec forbid to gain privileges by its files, and to execute them.
+	NoSUID, NoExec bool
 	// Lower are MountOverlay's layer folders, as Spec.Lower.
 	Lower []string
 	// Upper and Work receive what is written to a MountOverlay, as Spec.Upper and Work. Default: it is read-only.
 	Upper, Work string
 	Size        int64       // MountTmpfs: bytes. Default: half of the memory
 	Mode        fs.FileMode // MountTmpfs: permissions. Default: 1777
+}
+
+// Device is a node of one of the machine's devices.
+type Device struct {
+	Path string // inside, absolute; made for the time of the run when it is missing
+	// Source is the machine's node, which is shown as it is where a user namespace can make none.
+	Source       string
+	Block        bool // a block device; else a character device
+	Major, Minor uint32
+	Mode         fs.FileMode // permissions. Default: 0666
+	UID, GID     uint32
 }
 
 // File is content put over a path of the root, private to the run: what the command writes to it is lost.
@@ -130,7 +145,7 @@ func (s *Spec) check() error {
 	if err := s.checkRoot(); err != nil {
 		return err
 	}
-	if s.Chroot && (s.Root == "" || len(s.Mounts)+len(s.Files) > 0 || s.Network == NetworkNone || s.Insecure || s.Grace > 0) {
+	if s.Chroot && (s.Root == "" || len(s.Mounts)+len(s.Devices)+len(s.Files) > 0 || s.Network == NetworkNone || s.Insecure || s.Grace > 0) {
 		return fmt.Errorf("chroot takes a root, and no mounts, files, network, privileges or grace: %w", errs.Invalid)
 	}
 	if s.Network != "" && s.Network != NetworkHost && s.Network != NetworkNone {
@@ -139,6 +154,11 @@ func (s *Spec) check() error {
 	for i := range s.Mounts {
 		if err := s.Mounts[i].check(); err != nil {
 			return fmt.Errorf("mount %s: %w", s.Mounts[i].Target, err)
+		}
+	}
+	for _, d := range s.Devices {
+		if !filepath.IsAbs(d.Source) {
+			return fmt.Errorf("device %s: %q is not an absolute path: %w", d.Path, d.Source, errs.Invalid)
 		}
 	}
 	for _, target := range s.targets() {
@@ -196,6 +216,9 @@ func (s *Spec) targets() []string {
 	var all []string
 	for _, m := range s.Mounts {
 		all = append(all, m.Target)
+	}
+	for _, d := range s.Devices {
+		all = append(all, d.Path)
 	}
 	for _, f := range s.Files {
 		all = append(all, f.Target)

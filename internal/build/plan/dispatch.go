@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
@@ -269,7 +270,9 @@ func (s *stage) arg(c command, cmd *instructions.ArgCommand, lint *linter.Linter
 		text := arg.Key
 		if arg.Value != nil {
 			text += "=" + *arg.Value
-			if !scanArg(arg.Key) {
+			if scanArg(arg.Key) {
+				s.refuseScan(c, arg.Key, *arg.Value)
+			} else {
 				s.env.set(arg.Key, *arg.Value)
 			}
 		}
@@ -283,6 +286,18 @@ func (s *stage) arg(c command, cmd *instructions.ArgCommand, lint *linter.Linter
 // scanArg says whether an argument speaks to BuildKit's SBOM scanner and stays out of the environment.
 func scanArg(name string) bool {
 	return name == "BUILDKIT_SBOM_SCAN_CONTEXT" || name == "BUILDKIT_SBOM_SCAN_STAGE"
+}
+
+// refuseScan says that stages and contexts are in no SBOM of slipway's.
+func (s *stage) refuseScan(c command, name, value string) {
+	if wanted, err := strconv.ParseBool(value); err == nil && !wanted || value == "" {
+		return
+	}
+	line, col := s.file.Position(c.Location())
+	s.warnings = append(s.warnings, dockerfile.Warning{
+		File: s.file.Name, Line: line, Col: col, Msg: name + " has no effect: an SBOM lists the files of the image alone",
+		Source: s.file.Excerpt(line, col),
+	})
 }
 
 // prefixed puts a prefix before the message of every *dockerfile.Error in err.

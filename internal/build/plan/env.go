@@ -4,6 +4,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"slipway/internal/build/dockerfile"
 )
 
 // env is an ordered environment. Setting a name again moves it to the end, as in BuildKit's.
@@ -87,9 +89,13 @@ func proxyEnv(args map[string]string) []string {
 	return pairs
 }
 
-// predefined says whether a build argument means something without an ARG.
+// predefined says whether a build argument means something without an ARG: to slipway or, what concerns BuildKit's own
+// displays (the name of a build, the advice that git prints), to nobody here.
 func predefined(name string) bool {
-	if strings.HasPrefix(name, "BUILDKIT_") || name == "SOURCE_DATE_EPOCH" {
+	switch name {
+	case "SOURCE_DATE_EPOCH", dockerfile.SyntaxArg, dockerfile.CheckArg, "BUILDKIT_BUILD_NAME", "BUILDKIT_CACHE_MOUNT_NS",
+		"BUILDKIT_CONTEXT_KEEP_GIT_DIR", "BUILDKIT_GIT_ADVICE", "BUILDKIT_INLINE_CACHE", "BUILDKIT_MULTI_PLATFORM",
+		"BUILDKIT_SANDBOX_HOSTNAME":
 		return true
 	}
 	return slices.ContainsFunc(proxyNames(), func(p string) bool { return strings.EqualFold(p, name) })

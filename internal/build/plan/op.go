@@ -90,8 +90,18 @@ type Run struct {
 	User      string // "", or as USER wrote it: names and numbers, user[:group]
 	Network   string // NetworkDefault, NetworkNone or NetworkHost
 	Mounts    []Mount
+	// Insecure asks for all privileges (--security=insecure).
+	Insecure bool `json:",omitempty"`
+	// Devices are what --device asks for.
+	Devices []Device `json:",omitempty"`
 	// Files are scripts of heredocs that begin with #!; Name is an absolute path in a folder mounted read-only.
 	Files []InlineFile
+}
+
+// Device is one or more of the machine's devices: by the name that a CDI spec gives it, by kind or by class.
+type Device struct {
+	Name     string
+	Required bool // one that is not there fails the RUN
 }
 
 // Kinds of Mount.

@@ -33,6 +33,13 @@ func (s *stage) run(c command, cmd *instructions.RunCommand) error {
 	op := &Run{
 		Args: args, Env: s.runEnv(mounts).pairs(), HiddenEnv: proxyEnv(s.opts.Args), Dir: path.Clean(s.dir),
 		User: s.image.Config.User, Network: s.network(cmd), Mounts: mounts, Files: files,
+		Insecure: instructions.GetSecurity(cmd) == instructions.SecurityInsecure,
+	}
+	for _, d := range instructions.GetDevices(cmd) {
+		if d.Name == "" {
+			return errors.New("--device needs the name of a device")
+		}
+		op.Devices = append(op.Devices, Device{Name: d.Name, Required: d.Required})
 	}
 	s.step(c, op, s.runText(cmd.String()+summary, mounts), "RUN "+s.runHistory(args))
 	return nil

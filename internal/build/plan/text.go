@@ -81,6 +81,10 @@ func describe(op Op) string {
 		for _, m := range op.Mounts {
 			field("mount", m.describe())
 		}
+		field("insecure", flag(op.Insecure))
+		for _, d := range op.Devices {
+			field("device", fmt.Sprintf("%+v", d))
+		}
 		files("file", op.Files)
 	case *Copy:
 		b.WriteString("copy")

@@ -2,6 +2,7 @@ package solver
 
 import (
 	"archive/tar"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,8 +21,26 @@ import (
 	"slipway/internal/snapshot"
 )
 
-// hostname is what a RUN sees as the machine's name: the same everywhere, so that it cannot leak into a layer.
-const hostname = "slipway"
+// defaultHostname is what a RUN sees as the machine's name: the same everywhere, so that it cannot leak into a layer.
+const defaultHostname = "slipway"
+
+// hostnameArg is the build argument that gives another.
+const hostnameArg = "BUILDKIT_SANDBOX_HOSTNAME"
+
+// hostname is the machine's name inside.
+func (b *builder) hostname() string { return cmp.Or(b.req.Plan.Args[hostnameArg], defaultHostname) }
+
+// checkHostname refuses a name that no machine can have.
+func (b *builder) checkHostname() error {
+	name := b.hostname()
+	odd := func(r rune) bool {
+		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '-' || r == '.')
+	}
+	if len(name) > 64 || strings.ContainsFunc(name, odd) {
+		return fmt.Errorf("build argument %s=%s: want up to 64 letters, digits, dots and dashes: %w", hostnameArg, name, errs.Invalid)
+	}
+	return nil
+}
 
 // runProcess runs a RUN and leaves what it changed as a layer, which is packed while the build goes on.
 func (b *builder) runProcess(ctx context.Context, ev *step, op *plan.Run, why purpose, st *stack) (_ *rung, err error) {
@@ -81,15 +100,18 @@ func (b *builder) spec(op *plan.Run, draft snapshot.Draft, dirs []string) (*sand
 		Lower: lower, Stub: b.Stub, Upper: draft.Dir(), Work: draft.Work(),
 		Args: op.Args, Env: env, Cwd: op.Dir,
 		UID: who.uid, GID: who.gid, Groups: who.groups,
-		Hostname: hostname, Network: "host", Group: b.limits,
+		Hostname: b.hostname(), Network: "host", Group: b.limits, Insecure: op.Insecure,
 	}
 	if op.Network == plan.NetworkNone {
 		spec.Network = "none"
 	}
+	if err := b.addDevices(op, spec); err != nil {
+		return nil, err
+	}
 	for _, f := range op.Files {
 		spec.Files = append(spec.Files, sandbox.File{Target: f.Name, Data: []byte(f.Data), Mode: f.Mode})
 	}
-	hosts := "127.0.0.1\tlocalhost " + hostname + "\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+	hosts := "127.0.0.1\tlocalhost " + b.hostname() + "\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 	for _, h := range b.req.Hosts {
 		hosts += h.Addr + "\t" + h.Name + "\n"
 	}
@@ -114,6 +136,26 @@ func (b *builder) workdir(draft snapshot.Draft, dirs []string, op *plan.Run) err
 		return err
 	}
 	return layer.Place(b.group.ctx, draft.Dir(), c.Files(), layer.PlaceOptions{})
+}
+
+// addDevices gives a sandbox what the devices of a RUN need.
+func (b *builder) addDevices(op *plan.Run, spec *sandbox.Spec) error {
+	names := b.devices.names[op]
+	if len(names) == 0 {
+		return nil
+	}
+	edits, err := b.devices.store.Edits(names, spec.UID, spec.GID)
+	if err != nil {
+		return err
+	}
+	spec.Devices, spec.Mounts = edits.Nodes, append(spec.Mounts, edits.Mounts...)
+	spec.Groups = append(slices.Clip(spec.Groups), edits.Groups...)
+	for _, kv := range edits.Env {
+		name, _, _ := strings.Cut(kv, "=")
+		spec.Env = slices.DeleteFunc(spec.Env, func(have string) bool { return strings.HasPrefix(have, name+"=") })
+		spec.Env = append(spec.Env, kv)
+	}
+	return nil
 }
 
 func folderLayers(dirs []string) []snapshot.Layer {

@@ -56,6 +56,7 @@ func (x *explainer) changes(op plan.Op, was, is parts) ([]string, error) {
 	add(was.Platform != is.Platform, "the platform changed")
 	add(!reflect.DeepEqual(was.Compression, is.Compression), "--compression changed")
 	add(!reflect.DeepEqual(was.Epoch, is.Epoch), "--source-date-epoch changed")
+	add(was.Hostname != is.Hostname, "the host's name changed")
 	add(!slices.Equal(was.Hosts, is.Hosts), "--add-host changed")
 	add(was.Version != is.Version, "slipway makes layers in another way than it did")
 	slices.Sort(list)
@@ -76,11 +77,13 @@ func defChanges(op plan.Op, was, is json.RawMessage) ([]string, error) {
 	}
 	list := envChanges(old.Env, now.Env)
 	for what, changed := range map[string]bool{
-		"the command changed": !slices.Equal(old.Args, now.Args) || !slices.Equal(old.Files, now.Files),
-		"WORKDIR changed":     old.Dir != now.Dir,
-		"USER changed":        old.User != now.User,
-		"the network changed": old.Network != now.Network,
-		"its mounts changed":  !reflect.DeepEqual(old.Mounts, now.Mounts),
+		"the command changed":    !slices.Equal(old.Args, now.Args) || !slices.Equal(old.Files, now.Files),
+		"WORKDIR changed":        old.Dir != now.Dir,
+		"USER changed":           old.User != now.User,
+		"the network changed":    old.Network != now.Network,
+		"its privileges changed": old.Insecure != now.Insecure,
+		"its devices changed":    !slices.Equal(old.Devices, now.Devices),
+		"its mounts changed":     !reflect.DeepEqual(old.Mounts, now.Mounts),
 	} {
 		if changed {
 			list = append(list, what)

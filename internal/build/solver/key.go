@@ -32,6 +32,7 @@ type keyed struct {
 	Compression *layer.Compression `json:",omitempty"`
 	Epoch       *int64             `json:",omitempty"` // the operation's date, see dateOps
 	Hosts       []Host             `json:",omitempty"`
+	Hostname    string             `json:",omitempty"` // unless it is the usual one
 }
 
 func (b *builder) newKey(k keyed) (oci.Digest, error) {

@@ -306,7 +306,7 @@ func (b *builder) runKey(op *plan.Run, platform string, parent oci.Digest, shown
 	if exactEpoch(op) {
 		def.Env = slices.Concat(op.Env, b.epochEnv(op))
 	}
-	return b.newKey(keyed{Parent: parent, Op: "run", Def: def, Shown: shown, Platform: platform, Hosts: b.req.Hosts, Epoch: b.dateKey(op)})
+	return b.newKey(keyed{Parent: parent, Op: "run", Def: def, Shown: shown, Platform: platform, Hosts: b.req.Hosts, Hostname: b.req.Plan.Args[hostnameArg], Epoch: b.dateKey(op)})
 }
 
 // shown are the mountKeys of a RUN.

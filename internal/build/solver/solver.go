@@ -59,8 +59,10 @@ type Options struct {
 	// Engine makes what runs the processes of one build; it may put files of its own into drafts of begin. Default: a
 	// sandbox.Launcher.
 	Engine func(begin func(context.Context) (snapshot.Draft, error)) Engine
-	Now    func() time.Time
-	Logger *slog.Logger // Default: nothing is logged.
+	// DeviceDirs are folders of CDI specs, which describe the devices for RUN --device. Default: device.DefaultDirs.
+	DeviceDirs []string
+	Now        func() time.Time
+	Logger     *slog.Logger // Default: nothing is logged.
 }
 
 // Solver builds images on one machine's state. Several builds may run at once, in this process and in others.
@@ -130,6 +132,8 @@ type Request struct {
 	// Secrets and SSH are what RUN --mount=type=secret and type=ssh ask for by id: values, and sockets of agents.
 	Secrets map[string][]byte
 	SSH     map[string]string
+	// Allow is what the Dockerfile may ask for besides what a sandbox is for. Default: nothing.
+	Allow Grants
 	// Limits of the build. A limit that is hit ends it with an error of kind errs.Limit.
 	Limits Limits
 	// Bases is asked for base images before the registry. Default: nobody is.
@@ -186,6 +190,7 @@ type builder struct {
 	dates   map[plan.Op]time.Time // of the operations' layers; nil without an epoch
 	limits  *sandbox.Group
 	engine  Engine
+	devices deviceUse
 	packs   chan struct{} // a place for each layer packed at once
 	unpacks chan struct{} // a place for each layer unpacked at once
 	written atomic.Int64  // bytes of blobs, counted when the disk has a limit
@@ -259,9 +264,16 @@ func (b *builder) build(ctx context.Context) (*build.Image, error) {
 	if err := b.freshStages(); err != nil {
 		return nil, err
 	}
+	if err := b.checkHostname(); err != nil {
+		return nil, err
+	}
+	b.tellSyntax()
 	b.imports.begin()
 	b.checkPush()
 	if err := b.plan(ctx); err != nil {
+		return nil, err
+	}
+	if err := b.checkGrants(); err != nil {
 		return nil, err
 	}
 	if err := b.resolveRemotes(ctx); err != nil {

@@ -80,6 +80,8 @@ func check(spec *sandbox.Spec) error {
 		what = "a network of its own (--network none)"
 	case spec.Insecure:
 		what = "all privileges (--security insecure)"
+	case len(spec.Devices) > 0:
+		what = "devices (--device)"
 	case spec.Root != "" || spec.Upper == "":
 		return fmt.Errorf("chroot needs layers: %w", errs.Invalid)
 	}

@@ -318,6 +318,7 @@ func TestRefusals(t *testing.T) {
 	for name, change := range map[string]func(*sandbox.Spec){
 		"network":  func(s *sandbox.Spec) { s.Network = sandbox.NetworkNone },
 		"insecure": func(s *sandbox.Spec) { s.Insecure = true },
+		"device":   func(s *sandbox.Spec) { s.Devices = make([]sandbox.Device, 1) },
 		"root":     func(s *sandbox.Spec) { s.Root = "/tmp" },
 	} {
 		if _, _, _, err := m.try(t, "true", change); !errors.Is(err, errs.Invalid) {
