@@ -46,6 +46,40 @@ func (f Acceleration) format() (accel.Format, error) {
 	return nil, fmt.Errorf("there is no format %q, only %s: %w", f.Name, strings.Join(AccelerationFormats(), ", "), errs.Invalid)
 }
 
+// defaultBuildLevel is the effort of a build that names none: somebody waits for it. It is that of plain gzip.
+const defaultBuildLevel = 2
+
+// format is the accelerated format of a build's layers; nil for ordinary ones.
+func (r *Build) format() (accel.Format, error) {
+	f := r.Acceleration
+	if f.Name == "" {
+		return nil, nil
+	}
+	if f.Name == "estargz" && f.Level == 0 {
+		f.Level = defaultBuildLevel
+	}
+	format, err := f.format()
+	if err == nil && format.Stacked() {
+		err := fmt.Errorf("compression %s: its layers cannot be made one by one: %w", f.Name, errs.Invalid)
+		return nil, errs.Hint(err, "push the image, then run 'slipway accelerate --format "+f.Name+" REF'")
+	}
+	return format, err
+}
+
+// tellPlain tells of layers that a build took over as they are. A runtime fetches those whole before it starts.
+func (a *App) tellPlain(r Build, f accel.Format, im *build.Image) {
+	plain := 0
+	for _, l := range im.Layers {
+		if !f.Is(l) {
+			plain++
+		}
+	}
+	if plain > 0 && r.Events != nil {
+		text := fmt.Sprintf("%d of %d layers come from the base image and are not %s; 'slipway accelerate' converts all layers of an image", plain, len(im.Layers), f.Name())
+		r.Events(build.Event{Kind: build.Note, Time: a.opts.Now(), Text: text})
+	}
+}
+
 // Validate returns an error of kind errs.Invalid if there is no such format or level.
 func (f Acceleration) Validate() error {
 	_, err := f.format()

@@ -76,6 +76,8 @@ type Build struct {
 	Secrets     []Secret
 	SSH         []Agent
 	Compression layer.Compression
+	// Acceleration is a format for the layers that the build packs, in place of Compression. Default: none.
+	Acceleration Acceleration
 	// Epoch is seconds since 1970, "context" for the commit's time, or "none". Default: the argument SOURCE_DATE_EPOCH,
 	// else none.
 	Epoch    string
@@ -195,6 +197,10 @@ func (w *work) buildOne(ctx context.Context, r Build, keep bool) (*build.Image, 
 	if err != nil {
 		return nil, err
 	}
+	format, err := r.format()
+	if err != nil {
+		return nil, err
+	}
 	if err := w.used(sums, last); err != nil {
 		return nil, err
 	}
@@ -204,9 +210,12 @@ func (w *work) buildOne(ctx context.Context, r Build, keep bool) (*build.Image, 
 			Target: r.Target, Args: buildArgs, Labels: r.Labels, Network: r.Network, Ignore: ignore,
 			BuildPlatform: machine(), Platform: platform,
 		},
-		Context: folder, Sums: hasher, Tags: tags, Push: r.Push, SkipPushCheck: r.SkipPushCheck, Shape: r.shape(platform), Attest: r.attest(ctx, folder.Root(), file.Name), Describe: r.Describe, Compression: r.Compression,
+		Context: folder, Sums: hasher, Tags: tags, Push: r.Push, SkipPushCheck: r.SkipPushCheck, Shape: r.shape(platform), Attest: r.attest(ctx, folder.Root(), file.Name), Describe: r.Describe, Compression: r.Compression, Format: format,
 		NoCache: r.NoCache, NoCacheFilter: r.NoCacheFilter, Explain: r.Explain, Last: last, CacheFrom: caches.from, CacheTo: caches.to, CacheInline: caches.inline, Epoch: epoch, Hosts: r.Hosts, Secrets: secrets, SSH: agents, Limits: r.Limits, Allow: r.Allow, Bases: bases, MapRef: r.MapRef, Keep: keep, Outputs: r.Outputs, Events: r.Events,
 	})
+	if err == nil && format != nil {
+		w.tellPlain(r, format, image)
+	}
 	return image, errors.Join(err, hasher.Save())
 }
 

@@ -1,6 +1,8 @@
 package app
 
 import (
+	"cmp"
+
 	"slipway/internal/build"
 	"slipway/internal/build/solver"
 	"slipway/internal/oci"
@@ -26,7 +28,7 @@ func (r *Build) checkShape(platforms []oci.Platform) error {
 	}
 	for _, p := range platforms {
 		s := r.shape(p)
-		if err := s.Check(r.Compression.Algorithm); err != nil {
+		if err := s.Check(cmp.Or(r.Acceleration.Name, r.Compression.Algorithm)); err != nil {
 			return err
 		}
 	}

@@ -104,7 +104,7 @@ func (f *buildFlags) register(flags *pflag.FlagSet) {
 	flags.StringArrayVar(&f.cacheFrom, "cache-from", nil, "look results up in a cache outside this machine, `type=registry,ref=REF` or type=local,src=DIR; repeatable")
 	flags.StringArrayVar(&f.cacheTo, "cache-to", nil, "keep results in a cache outside this machine, `type=registry,ref=REF[,mode=max][,ttl=168h]`, type=local,dest=DIR or type=inline; repeatable")
 	flags.StringVar(&f.CacheDir, "cache-dir", "", "take base images from `DIR`, which 'slipway warm' fills")
-	flags.StringVar(&f.compression, "compression", "gzip", "compress layers with `gzip|zstd|none[:LEVEL]`")
+	flags.StringVar(&f.compression, "compression", "gzip", "compress layers with `gzip|zstd|estargz|none[:LEVEL]`; estargz is loaded lazily, see docs/acceleration.md")
 	flags.StringVar(&f.Epoch, "source-date-epoch", "", "date the image `SECONDS` after 1970, so that the same input gives the same digest; context is the commit's time; none leaves times alone (default: $SOURCE_DATE_EPOCH, else none)")
 	flags.StringVar(&f.network, "network", "default", "network of RUN: `default|host|none`")
 	flags.StringArrayVar(&f.hosts, "add-host", nil, "let RUN reach `HOST:IP` by name")
@@ -191,7 +191,7 @@ func (f *buildFlags) parse(e env) (err error) {
 	if f.Limits.CPUs < 0 || f.Limits.Time < 0 {
 		return fmt.Errorf("a limit cannot be negative: %w", errs.Invalid)
 	}
-	if f.Compression, err = parseCompression(f.compression); err != nil {
+	if err := f.parseCompression(); err != nil {
 		return err
 	}
 	if f.Network, err = parseNetwork(f.network); err != nil {
@@ -313,23 +313,29 @@ func parseHost(s string) (solver.Host, error) {
 }
 
 // parseCompression reads ALGORITHM[:LEVEL]. The default is the zero value, which cache keys rely on.
-func parseCompression(s string) (layer.Compression, error) {
+func (f *buildFlags) parseCompression() (err error) {
+	name, level, hasLevel := strings.Cut(f.compression, ":")
+	if slices.Contains(app.AccelerationFormats(), name) {
+		f.Acceleration, err = parseAcceleration("--compression", f.compression)
+		return err
+	}
 	var c layer.Compression
-	name, level, hasLevel := strings.Cut(s, ":")
 	if name != "gzip" {
 		c.Algorithm = name
 	}
 	if hasLevel {
 		n, err := strconv.Atoi(level)
 		if err != nil {
-			return c, fmt.Errorf("--compression %q: the level is not a number: %w", s, errs.Invalid)
+			return fmt.Errorf("--compression %q: the level is not a number: %w", f.compression, errs.Invalid)
 		}
 		c.Level, c.Algorithm = n, name
 	}
 	if err := c.Validate(); err != nil {
-		return c, fmt.Errorf("--compression %q: %w", s, errs.Mark(err, errs.Invalid))
+		err = fmt.Errorf("--compression %q: %w", f.compression, errs.Mark(err, errs.Invalid))
+		return errs.Hint(err, "there are also the accelerated formats: "+strings.Join(app.AccelerationFormats(), ", "))
 	}
-	return c, nil
+	f.Compression = c
+	return nil
 }
 
 // openApp opens slipway on this user's state.

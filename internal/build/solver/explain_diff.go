@@ -54,7 +54,7 @@ func (x *explainer) changes(op plan.Op, was, is parts) ([]string, error) {
 		list = append(list, one...)
 	}
 	add(was.Platform != is.Platform, "the platform changed")
-	add(!reflect.DeepEqual(was.Compression, is.Compression), "--compression changed")
+	add(!reflect.DeepEqual(was.Compression, is.Compression) || was.Format != is.Format, "--compression changed")
 	add(!reflect.DeepEqual(was.Epoch, is.Epoch), "--source-date-epoch changed")
 	add(was.Hostname != is.Hostname, "the host's name changed")
 	add(!slices.Equal(was.Hosts, is.Hosts), "--add-host changed")

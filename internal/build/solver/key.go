@@ -30,6 +30,7 @@ type keyed struct {
 	Fetched     []string           `json:",omitempty"` // of what is fetched
 	Platform    string             `json:",omitempty"`
 	Compression *layer.Compression `json:",omitempty"`
+	Format      string             `json:",omitempty"`
 	Epoch       *int64             `json:",omitempty"` // the operation's date, see dateOps
 	Hosts       []Host             `json:",omitempty"`
 	Hostname    string             `json:",omitempty"` // unless it is the usual one
@@ -37,6 +38,7 @@ type keyed struct {
 
 func (b *builder) newKey(k keyed) (oci.Digest, error) {
 	k.Version = keyVersion
+	k.Format = formatKey(b.req.Format)
 	if b.req.Compression != (layer.Compression{}) {
 		k.Compression = &b.req.Compression
 	}

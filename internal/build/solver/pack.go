@@ -184,15 +184,15 @@ func (b *builder) compress(ctx context.Context, w blobWriter, files iter.Seq2[la
 		return packed{}, context.Cause(ctx)
 	}
 	defer func() { <-b.packs }()
-	res, err := layer.Write(ctx, w, files, layer.Options{Compression: b.req.Compression, Epoch: epoch})
+	desc, diffID, err := b.write(ctx, w, files, epoch)
 	if err != nil {
 		return packed{}, fmt.Errorf("pack layer: %w", err)
 	}
-	if _, err := w.Commit(ctx, res.Descriptor.Digest); err != nil {
+	if _, err := w.Commit(ctx, desc.Digest); err != nil {
 		return packed{}, fmt.Errorf("pack layer: %w", err)
 	}
-	b.count(func(n *build.Stats) { n.LayersPacked++; n.BytesPacked += res.Descriptor.Size })
-	return packed{desc: res.Descriptor, diffID: res.DiffID}, nil
+	b.count(func(n *build.Stats) { n.LayersPacked++; n.BytesPacked += desc.Size })
+	return packed{desc: desc, diffID: diffID}, nil
 }
 
 type blobWriter interface {

@@ -27,6 +27,8 @@ func (s *Shape) Check(compression string) error {
 	switch {
 	case compression == "zstd":
 		return dockerError("zstd layers", "compress with gzip, or use --media-types oci")
+	case compression == "estargz" || compression == "zstdchunked":
+		return dockerError("annotations of layers, by which those of "+compression+" are found", "compress with gzip, or use --media-types oci")
 	case len(s.Annotations)+len(s.DescriptorAnnotations) > 0:
 		return dockerError("annotations", "leave them out, or use --media-types oci")
 	}

@@ -32,6 +32,7 @@ import (
 	"slipway/internal/build/tree"
 	"slipway/internal/errs"
 	"slipway/internal/oci"
+	"slipway/internal/oci/accel"
 	"slipway/internal/oci/blob"
 	"slipway/internal/oci/layer"
 	"slipway/internal/oci/ref"
@@ -109,6 +110,9 @@ type Request struct {
 	Describe bool
 	// Compression of the layers that this build packs.
 	Compression layer.Compression
+	// Format is an accelerated format for those layers, which is not stacked and reads a tar once. Compression says
+	// nothing then. Default: they are ordinary layers.
+	Format accel.Format
 	// NoCache runs every step.
 	NoCache bool
 	// NoCacheFilter names stages whose steps all run.
