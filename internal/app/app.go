@@ -9,6 +9,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"time"
@@ -22,6 +23,8 @@ import (
 	"slipway/internal/oci/blob"
 	"slipway/internal/oci/blob/dir"
 	"slipway/internal/oci/registry"
+	"slipway/internal/oci/registry/acr"
+	"slipway/internal/oci/registry/keychain"
 	"slipway/internal/oci/registry/places"
 	"slipway/internal/sandbox"
 	"slipway/internal/sandbox/chroot"
@@ -46,7 +49,8 @@ type Options struct {
 	Home string
 	// Config is what the user settled for all commands.
 	Config config.Config
-	// Getenv reads the environment, for secrets and build arguments without a value.
+	// Getenv reads the environment, for secrets, build arguments without a value, and registries' credentials. Default: there
+	// is none.
 	Getenv func(string) string
 	// Now is the clock.
 	Now func() time.Time
@@ -69,6 +73,8 @@ type App struct {
 	mounts    *mount.Store
 	registry  *registry.Client
 	stub      string
+	acr       *acr.Keychain // nil without an access key
+	network   *network
 }
 
 // runner makes what runs processes in a place.
@@ -87,7 +93,10 @@ func Open(opts Options) (*App, error) {
 	if err := os.MkdirAll(opts.Home, 0o700); err != nil {
 		return nil, fmt.Errorf("open slipway's home: %w", err)
 	}
-	a := &App{opts: opts}
+	if opts.Getenv == nil {
+		opts.Getenv = func(string) string { return "" }
+	}
+	a := &App{opts: opts, acr: newACR(opts), network: &network{known: map[string]bool{}, dial: (&net.Dialer{}).DialContext}}
 	var err error
 	if a.blobs, err = dir.Open(filepath.Join(opts.Home, "content"), dir.Options{Logger: opts.Logger}); err != nil {
 		return nil, err
@@ -103,7 +112,10 @@ func Open(opts Options) (*App, error) {
 	if err := sandbox.MakeStub(a.stub); err != nil {
 		return nil, err
 	}
+	keys := keychain.New(keychain.Options{Getenv: opts.Getenv, ACR: a.acr})
 	a.registry = registry.New(registry.Options{
+		Keychain: keys,
+		Hint:     keys.Hint,
 		Insecure: opts.Config.InsecureRegistries,
 		Mirrors:  opts.Config.RegistryMirrors,
 		Logger:   opts.Logger,

@@ -19,6 +19,7 @@ import (
 	"slipway/internal/forge/git"
 	"slipway/internal/notify"
 	"slipway/internal/notify/dingtalk"
+	"slipway/internal/oci/ref"
 	"slipway/internal/pipeline"
 	"slipway/internal/pipeline/engine"
 	"slipway/internal/pipeline/runner/local"
@@ -157,9 +158,11 @@ func (a *App) Run(ctx context.Context, p *Prepared, to Listener) (*pipeline.Run,
 	if err != nil {
 		return nil, err
 	}
+	mapped, public := image.MapRegistry(a.opts.Config.MapRegistry), a.network.public(ctx)
 	worker := image.New(image.Options{
-		Builder: imageBuilder{a},
-		MapRef:  image.MapRegistry(a.opts.Config.MapRegistry),
+		Builder:  imageBuilder{a},
+		MapRef:   func(r ref.Ref) ref.Ref { return public(mapped(r)) },
+		Instance: a.useInstance,
 	})
 	events, end := a.events(ctx, p.Pipeline, to.Events)
 	defer end()

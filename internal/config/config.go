@@ -11,9 +11,11 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -31,6 +33,10 @@ type Config struct {
 	MapRegistry map[string]string
 	// MapNAS replaces a file share that a pipeline mounts, SERVER:/PATH, by a folder of this machine.
 	MapNAS map[string]string
+	// ACREndpoint is the address of the API of Alibaba Cloud's registries, scheme://host[:port]; "" for the region's own.
+	ACREndpoint string
+	// ACRInstances gives the ids of ACR Enterprise instances by registry host.
+	ACRInstances map[string]string
 }
 
 // DockerHub is the registry that a mirror without a source stands in for.
@@ -46,6 +52,8 @@ func (c Config) Over(below Config) Config {
 		RegistryMirrors:    over(c.RegistryMirrors, below.RegistryMirrors),
 		MapRegistry:        over(c.MapRegistry, below.MapRegistry),
 		MapNAS:             over(c.MapNAS, below.MapNAS),
+		ACREndpoint:        cmp.Or(c.ACREndpoint, below.ACREndpoint),
+		ACRInstances:       over(c.ACRInstances, below.ACRInstances),
 	}
 }
 
@@ -65,6 +73,8 @@ type Words struct {
 	RegistryMirrors    []string // [SOURCE=]HOST, without SOURCE a mirror of docker.io
 	MapRegistry        []string // HOST=HOST[/PREFIX]
 	MapNAS             []string // SERVER:/PATH=DIR
+	ACREndpoint        string   // scheme://host[:port]
+	ACRInstances       []string // HOST=ID
 }
 
 // Parse turns words into settings. A word that means nothing is an errs.Invalid that repeats it.
@@ -91,11 +101,22 @@ func Parse(w Words) (Config, error) {
 			return Config{}, fmt.Errorf("NAS map %q: %w", word, err)
 		}
 	}
+	if w.ACREndpoint != "" {
+		if err := c.setACREndpoint(w.ACREndpoint); err != nil {
+			return Config{}, fmt.Errorf("ACR endpoint %q: %w", w.ACREndpoint, err)
+		}
+	}
+	for _, word := range w.ACRInstances {
+		if err := c.addACRInstance(word); err != nil {
+			return Config{}, fmt.Errorf("ACR instance %q: %w", word, err)
+		}
+	}
 	return c, nil
 }
 
 // FromEnv reads settings from the environment. Each variable is a list separated by commas:
-// SLIPWAY_INSECURE_REGISTRIES, SLIPWAY_REGISTRY_MIRRORS, SLIPWAY_MAP_REGISTRY and SLIPWAY_MAP_NAS.
+// SLIPWAY_INSECURE_REGISTRIES, SLIPWAY_REGISTRY_MIRRORS, SLIPWAY_MAP_REGISTRY, SLIPWAY_MAP_NAS and
+// SLIPWAY_ACR_INSTANCES. SLIPWAY_ACR_ENDPOINT is one address.
 func FromEnv(getenv func(string) string) (Config, error) {
 	list := func(name string) []string {
 		return strings.FieldsFunc(getenv(name), func(r rune) bool { return r == ',' })
@@ -105,6 +126,8 @@ func FromEnv(getenv func(string) string) (Config, error) {
 		RegistryMirrors:    list("SLIPWAY_REGISTRY_MIRRORS"),
 		MapRegistry:        list("SLIPWAY_MAP_REGISTRY"),
 		MapNAS:             list("SLIPWAY_MAP_NAS"),
+		ACREndpoint:        getenv("SLIPWAY_ACR_ENDPOINT"),
+		ACRInstances:       list("SLIPWAY_ACR_INSTANCES"),
 	})
 	if err != nil {
 		return Config{}, fmt.Errorf("read the environment: %w", err)
@@ -162,6 +185,30 @@ func (c *Config) addNAS(word string) error {
 		c.MapNAS = map[string]string{}
 	}
 	c.MapNAS[share] = dir
+	return nil
+}
+
+func (c *Config) setACREndpoint(word string) error {
+	u, err := url.Parse(word)
+	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || u.Path != "" && u.Path != "/" {
+		return invalid("want an address, as https://cr.example.com")
+	}
+	c.ACREndpoint = strings.TrimSuffix(word, "/")
+	return nil
+}
+
+func (c *Config) addACRInstance(word string) error {
+	host, id, ok := strings.Cut(word, "=")
+	if !ok || id == "" {
+		return invalid("want HOST=ID")
+	}
+	if err := checkHost(host); err != nil {
+		return err
+	}
+	if c.ACRInstances == nil {
+		c.ACRInstances = map[string]string{}
+	}
+	c.ACRInstances[host] = id
 	return nil
 }
 

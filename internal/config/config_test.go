@@ -33,6 +33,8 @@ mapRegistry:
   registry-vpc.cn-hangzhou.aliyuncs.com: 127.0.0.1:5000/hangzhou/
 mapNas:
   server.cn-hangzhou.nas.aliyuncs.com:/fc: /srv/nas
+acrEndpoint: https://cr.example.com/
+acrInstances: {demo-registry.cn-hangzhou.cr.aliyuncs.com: cri-1}
 `,
 			config.Config{
 				InsecureRegistries: []string{"registry.lan:5000", "10.0.0.7"},
@@ -42,6 +44,9 @@ mapNas:
 				},
 				MapRegistry: map[string]string{"registry-vpc.cn-hangzhou.aliyuncs.com": "127.0.0.1:5000/hangzhou"},
 				MapNAS:      map[string]string{"server.cn-hangzhou.nas.aliyuncs.com:/fc": "/srv/nas"},
+
+				ACREndpoint:  "https://cr.example.com",
+				ACRInstances: map[string]string{"demo-registry.cn-hangzhou.cr.aliyuncs.com": "cri-1"},
 			},
 		},
 	} {
@@ -62,7 +67,7 @@ func TestDecodeMistakes(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct{ name, file, want string }{
 		{"unknown key", "insecureRegistry: [a]\n", `config.yaml:1:1: unknown key "insecureRegistry"; did you mean "insecureRegistries"?`},
-		{"key like no other", "color: on\n", `config.yaml:1:1: unknown key "color"; keys are ["insecureRegistries" "mapNas" "mapRegistry" "registryMirrors"]`},
+		{"key like no other", "color: on\n", `config.yaml:1:1: unknown key "color"; keys are ["acrEndpoint" "acrInstances" "insecureRegistries" "mapNas" "mapRegistry" "registryMirrors"]`},
 		{"syntax", "mapNas: [\n", "config.yaml:2:1: "},
 		{"not a mapping", "- a\n", "config.yaml:1:1: want a mapping"},
 		{"second document", "mapNas: {}\n---\nmapNas: {}\n", "config.yaml:2:1: a second document"},
@@ -73,6 +78,9 @@ func TestDecodeMistakes(t *testing.T) {
 		{"mirror host with a path", "registryMirrors:\n  docker.io: [a/b]\n", `config.yaml:2:15: "a/b": want a host`},
 		{"map to nothing", "mapRegistry:\n  a.example: ''\n", "config.yaml:2:3: a host is missing"},
 		{"map to a list", "mapRegistry:\n  a.example: [b]\n", "config.yaml:2:14: want text"},
+		{"endpoint without a scheme", "acrEndpoint: cr.example.com\n", "config.yaml:1:14: want an address"},
+		{"endpoint is a list", "acrEndpoint: [a]\n", "config.yaml:1:14: want text"},
+		{"instance without an id", "acrInstances: {a.example: ''}\n", "config.yaml:1:16: want HOST=ID"},
 		{"share without a path", "mapNas:\n  server: /srv\n", "config.yaml:2:3: the share is not SERVER:/PATH"},
 		{"all at once", "color: on\nmapNas:\n  server: /srv\n", "config.yaml:3:3: "},
 	} {

@@ -86,6 +86,8 @@ func (d *decoder) top(n *yaml.Node) {
 		"registryMirrors":    d.mirrors,
 		"mapRegistry":        func(n *yaml.Node) { d.pairs(n, d.config.addRegistry) },
 		"mapNas":             func(n *yaml.Node) { d.pairs(n, d.config.addNAS) },
+		"acrEndpoint":        func(n *yaml.Node) { d.text(n, d.config.setACREndpoint) },
+		"acrInstances":       func(n *yaml.Node) { d.pairs(n, d.config.addACRInstance) },
 	}
 	if n.Kind == yaml.ScalarNode && n.Tag == "!!null" {
 		return
@@ -125,6 +127,17 @@ func (d *decoder) mirrors(n *yaml.Node) {
 				d.fail(host, "%q: %w", host.Value, err)
 			}
 		}
+	}
+}
+
+// text gives a scalar to set.
+func (d *decoder) text(n *yaml.Node, set func(string) error) {
+	if n.Kind != yaml.ScalarNode {
+		d.fail(n, "want text")
+		return
+	}
+	if err := set(n.Value); err != nil {
+		d.fail(n, "%w", err)
 	}
 }
 

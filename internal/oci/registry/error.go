@@ -149,6 +149,11 @@ func (c *Client) loginHint(err error, registry string) error {
 	if !errors.Is(err, errs.Denied) || errs.HintOf(err) != "" {
 		return err
 	}
+	if c.opts.Hint != nil {
+		if hint := c.opts.Hint(registry); hint != "" {
+			return errs.Hint(err, hint)
+		}
+	}
 	command := "docker login " + registry
 	if registry == dockerHub {
 		command = "docker login"

@@ -43,6 +43,8 @@ type Options struct {
 	Mirrors map[string][]string
 	// Keychain finds credentials. Default: authn.DefaultKeychain, the Docker config with its credential helpers.
 	Keychain authn.Keychain
+	// Hint says what a person can do whom a registry has refused, "" for the usual: docker login. Default: the usual.
+	Hint func(registry string) string
 	// Logger gets a debug line for each try that failed. Default: nothing is logged.
 	Logger *slog.Logger
 	// Transport carries the requests. Default: one that keeps connections and uses the environment's proxies.

@@ -80,6 +80,9 @@ type Options struct {
 	Builder Builder
 	// MapRef says where an image that a pipeline or Dockerfile names really is. Default: where it says.
 	MapRef func(ref.Ref) ref.Ref
+	// Instance takes the ACR instance that a file names for the registry of an image, as written and as it is here, and says
+	// what comes of it. Default: nothing does.
+	Instance func(written, here ref.Ref, id string) string
 }
 
 // Worker is the worker of build-image-task.
@@ -91,6 +94,9 @@ var _ pipeline.Worker = (*Worker)(nil)
 func New(opts Options) *Worker {
 	if opts.MapRef == nil {
 		opts.MapRef = func(r ref.Ref) ref.Ref { return r }
+	}
+	if opts.Instance == nil {
+		opts.Instance = func(_, _ ref.Ref, id string) string { return "instanceID " + id + ": of no use here" }
 	}
 	return &Worker{opts: opts}
 }
@@ -122,14 +128,13 @@ func (w *Worker) Work(ctx context.Context, job *pipeline.Job) (pipeline.Output, 
 }
 
 func (w *Worker) warm(ctx context.Context, job *pipeline.Job, warm *pipeline.Value) error {
-	credentials(job, warm)
 	dir, err := cacheDir(job, warm.Get("cacheDir"))
 	if err != nil {
 		return err
 	}
 	r := WarmRequest{CacheDir: dir, Progress: progress(job)}
 	for _, name := range warm.Get("images").Items {
-		image, err := w.locate(job, name)
+		image, err := w.locate(job, name, warm)
 		if err != nil {
 			return err
 		}
@@ -139,8 +144,7 @@ func (w *Worker) warm(ctx context.Context, job *pipeline.Job, warm *pipeline.Val
 }
 
 func (w *Worker) build(ctx context.Context, job *pipeline.Job, build *pipeline.Value) (pipeline.Output, error) {
-	credentials(job, build)
-	image, err := w.locate(job, build.Get("image"))
+	image, err := w.locate(job, build.Get("image"), build)
 	if err != nil {
 		return pipeline.Output{}, err
 	}
@@ -164,7 +168,7 @@ func (w *Worker) build(ctx context.Context, job *pipeline.Job, build *pipeline.V
 		Args: scalars(build.Get("args")), Target: build.Get("target").String(), Platforms: build.Get("platforms").Strings(),
 		Limits: job.Environment.Limits, LimitsOf: job.Environment.Source(), Progress: progress(job),
 	}
-	if r.Images, err = tags(image, build, func(v *pipeline.Value) (ref.Ref, error) { return w.locate(job, v) }); err != nil {
+	if r.Images, err = tags(image, build, func(v *pipeline.Value) (ref.Ref, error) { return w.locate(job, v, build) }); err != nil {
 		return pipeline.Output{}, err
 	}
 	if r.Secrets, err = secrets(job, root, build); err != nil {
@@ -192,15 +196,8 @@ func progress(job *pipeline.Job) func(any) {
 	return func(event any) { job.Emit(pipeline.Event{Kind: pipeline.Detail, Detail: event}) }
 }
 
-// credentials says whose credentials are used where a file names an ACR instance.
-func credentials(job *pipeline.Job, v *pipeline.Value) {
-	if id := v.Get("instanceID").String(); id != "" {
-		job.Notice("instanceID " + id + ": the registry's credentials come from the Docker configuration")
-	}
-}
-
-// locate parses a reference and maps it to where it really is.
-func (w *Worker) locate(job *pipeline.Job, v *pipeline.Value) (ref.Ref, error) {
+// locate parses a reference and maps it to where it really is. of is what names it, and the ACR instance, if any.
+func (w *Worker) locate(job *pipeline.Job, v, of *pipeline.Value) (ref.Ref, error) {
 	written, err := ref.Parse(v.String())
 	if err != nil {
 		return ref.Ref{}, at(v, job.Task, err)
@@ -208,6 +205,9 @@ func (w *Worker) locate(job *pipeline.Job, v *pipeline.Value) (ref.Ref, error) {
 	here := w.opts.MapRef(written)
 	if here != written {
 		job.Notice(written.Familiar() + " is " + here.Familiar() + " here")
+	}
+	if id := of.Get("instanceID").String(); id != "" {
+		job.Notice(w.opts.Instance(written, here, id))
 	}
 	return here, nil
 }

@@ -138,7 +138,12 @@ func work(t *testing.T, b *builder, data string, files repository, mounts ...pip
 	environment := task.Environment
 	environment.Mounts = mounts
 	var told []string
-	worker := image.New(image.Options{Builder: b, MapRef: image.MapRegistry(map[string]string{"registry.example.com": "127.0.0.1:5000/mirror"})})
+	worker := image.New(image.Options{
+		Builder: b, MapRef: image.MapRegistry(map[string]string{"registry.example.com": "127.0.0.1:5000/mirror"}),
+		Instance: func(written, here ref.Ref, id string) string {
+			return written.Familiar() + " at " + here.Familiar() + " is of " + id
+		},
+	})
 	output, err := worker.Work(t.Context(), &pipeline.Job{
 		Task: task, Environment: environment, Dir: t.TempDir(), Source: files,
 		Emit: func(e pipeline.Event) {
@@ -178,8 +183,9 @@ func TestWarmThenBuild(t *testing.T) {
 		t.Errorf("MapRef: %s, %v", r.MapRef(from), err)
 	}
 	wantTold := []string{
-		"instanceID cri-1: the registry's credentials come from the Docker configuration",
 		"registry.example.com/base:1 is 127.0.0.1:5000/mirror/base:1 here",
+		"registry.example.com/base:1 at 127.0.0.1:5000/mirror/base:1 is of cri-1",
+		"debian:latest at debian:latest is of cri-1",
 		"registry.example.com/app:v1 is 127.0.0.1:5000/mirror/app:v1 here",
 	}
 	if diff := cmp.Diff(wantTold, told); diff != "" {
