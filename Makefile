@@ -36,6 +36,9 @@ check: $(TOOLS)/golangci-lint ## what CI holds a change to: format, vet, lint, t
 	[ ! -f web/package.json ] || npm --prefix web test
 	CGO_ENABLED=1 go test -race ./...
 
+.PHONY: check-long
+check-long: check fuzz ## check, and then fuzz every parser: half an hour and more
+
 .PHONY: fmt
 fmt: $(TOOLS)/golangci-lint ## format the Go code
 	$(TOOLS)/gofumpt -w cmd internal
@@ -64,7 +67,7 @@ clean: ## remove what was built here
 
 .PHONY: help
 help: ## list what there is to make
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | awk -F'\t' '{printf "make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "make %-11s %s\n", $$1, $$2}'
 
 $(TOOLS)/golangci-lint: tools/go.mod tools/go.sum
 	@echo "building gofumpt and golangci-lint (once, about a minute)"

@@ -46,6 +46,32 @@ func TestArrowsHaveRooms(t *testing.T) {
 	}
 }
 
+// TestStrangersAreFuzzed keeps a fuzz target beside everything that parses what a stranger wrote.
+func TestStrangersAreFuzzed(t *testing.T) {
+	t.Parallel()
+	for _, r := range readRules(t, "strangers.txt") {
+		files, err := filepath.Glob(filepath.Join("..", r.from, "*_test.go"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.ContainsFunc(files, func(name string) bool { return hasFuzz(t, name) }) {
+			t.Errorf("internal/%s parses %s: it has no func FuzzX(*testing.F)", r.from, strings.Join(r.to, " "))
+		}
+	}
+}
+
+func hasFuzz(t *testing.T, name string) bool {
+	t.Helper()
+	parsed, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.ContainsFunc(parsed.Decls, func(d ast.Decl) bool {
+		f, ok := d.(*ast.FuncDecl)
+		return ok && f.Recv == nil && strings.HasPrefix(f.Name.Name, "Fuzz")
+	})
+}
+
 // TestViolations shows that the checks see what they are for, on a small house in which every rule is broken once.
 func TestViolations(t *testing.T) {
 	t.Parallel()

@@ -9,6 +9,21 @@ import (
 	"slipway/internal/build"
 )
 
+// Whatever a file holds, an excerpt of it is lines with numbers, and the mark is below something.
+func FuzzExcerpt(f *testing.F) {
+	f.Add("RUN x", 1, 1, 3)
+	f.Add("\té\xff\r", 9, 2, 100)
+	f.Add("a\nb\n\n", 99, -1, 1)
+	f.Fuzz(func(t *testing.T, text string, line, col, width int) {
+		e := build.Excerpt{Line: line, Lines: strings.Split(text, "\n"), Col: col, Width: width}
+		for l := range strings.Lines(e.String()) {
+			if !strings.Contains(l, " |") || !strings.HasSuffix(l, "\n") {
+				t.Errorf("%+v shows %q", e, l)
+			}
+		}
+	})
+}
+
 func TestExcerpt(t *testing.T) {
 	t.Parallel()
 	many := strings.Split(strings.TrimSuffix(strings.Repeat("RUN x\n", 10), "\n"), "\n")

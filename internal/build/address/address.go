@@ -195,7 +195,7 @@ func FileName(s string) string {
 		return "__unnamed__"
 	}
 	base := path.Base(u.Path)
-	if base == "." || base == "/" {
+	if base == "." || base == "/" || base == ".." {
 		return "__unnamed__"
 	}
 	return base

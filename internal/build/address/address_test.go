@@ -108,7 +108,7 @@ func TestValidate(t *testing.T) {
 func TestHTTP(t *testing.T) {
 	t.Parallel()
 	for s, want := range map[string]string{
-		"https://h/a/b.txt?x=1": "b.txt", "http://h": "__unnamed__", "http://h/": "__unnamed__", "http://h/a/": "a", "http://h/%zz": "__unnamed__", "https://h/a%20b": "a b",
+		"https://h/a/b.txt?x=1": "b.txt", "http://h": "__unnamed__", "http://h/": "__unnamed__", "http://h/a/": "a", "http://h/a/..": "__unnamed__", "http://h/%2e%2e": "__unnamed__", "http://h/%zz": "__unnamed__", "https://h/a%20b": "a b",
 	} {
 		if !address.IsHTTP(s) || address.FileName(s) != want {
 			t.Errorf("%q: %t, %q; want %q", s, address.IsHTTP(s), address.FileName(s), want)
@@ -135,6 +135,24 @@ func TestRedact(t *testing.T) {
 			t.Errorf("Redact(%q) = %q, want %q", s, got, want)
 		}
 	}
+}
+
+// A file gets a name of its own in the folder that it is for, whatever its URL is.
+func FuzzFileName(f *testing.F) {
+	for _, s := range []string{"https://h/a/b.txt?x=1", "http://h/..", "http://h/%2e%2e", "http://h/a%2fb", "http://h/a/.", "http://%", "http://u:p@h"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		name := address.FileName(s)
+		if name == "" || name == "." || name == ".." || strings.Contains(name, "/") {
+			t.Errorf("FileName(%q) = %q", s, name)
+		}
+		if address.IsHTTP(s) {
+			if _, isGit, _ := address.ParseGit(s); isGit {
+				t.Errorf("%q is a file's and a repository's", s)
+			}
+		}
+	})
 }
 
 func FuzzParseGit(f *testing.F) {

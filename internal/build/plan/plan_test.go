@@ -142,8 +142,20 @@ func FuzzNew(f *testing.F) {
 		child.Config.OnBuild = []string{value}
 		images["docker.io/library/child:latest"] = child
 		opts := plan.Options{
-			Args:     map[string]string{name: value},
-			Supports: []dockerfile.Feature{dockerfile.Mount, dockerfile.Link, dockerfile.Exclude, dockerfile.Parents, dockerfile.Unpack},
+			Args:          map[string]string{name: value},
+			Supports:      []dockerfile.Feature{dockerfile.Mount, dockerfile.Link, dockerfile.Exclude, dockerfile.Parents, dockerfile.Unpack, dockerfile.Device, dockerfile.Security},
+			BuildPlatform: amd64(),
+		}
+		for _, resolve := range []func(plan.Need) plan.Image{resolver(images), unknown} {
+			found, err := lint(string(data), opts, resolve)
+			if err != nil && !errors.Is(err, errs.Invalid) {
+				t.Errorf("lint: %v is not an errs.Invalid", err)
+			}
+			for _, w := range found {
+				if w.Rule == "" || w.Line > 0 && w.Source.String() == "" {
+					t.Errorf("warning %+v has no rule, or a place and nothing to show", w)
+				}
+			}
 		}
 		first, err := build("Dockerfile", data, opts, resolver(images))
 		if err != nil {

@@ -150,6 +150,9 @@ func lint(file string, opts plan.Options, resolve func(plan.Need) plan.Image) ([
 	}
 }
 
+// unknown has no image.
+func unknown(n plan.Need) plan.Image { return plan.Image{Ref: n.Ref, Unknown: true} }
+
 func TestLint(t *testing.T) {
 	t.Parallel()
 	ignoreAll, err := dockerfile.NewIgnore([]string{"*"})
@@ -206,7 +209,7 @@ func TestLint(t *testing.T) {
 			t.Parallel()
 			resolve := resolver(nil)
 			if tt.unknown {
-				resolve = func(n plan.Need) plan.Image { return plan.Image{Ref: n.Ref, Unknown: true} }
+				resolve = unknown
 			}
 			tt.opts.BuildPlatform = amd64()
 			found, err := lint(tt.file, tt.opts, resolve)
@@ -228,9 +231,7 @@ func TestLint(t *testing.T) {
 // A build does not take a base of which nothing is known.
 func TestNewRefusesUnknownImages(t *testing.T) {
 	t.Parallel()
-	_, err := build("Dockerfile", []byte("FROM a\n"), plan.Options{}, func(n plan.Need) plan.Image {
-		return plan.Image{Ref: n.Ref, Unknown: true}
-	})
+	_, err := build("Dockerfile", []byte("FROM a\n"), plan.Options{}, unknown)
 	if err == nil || !strings.HasPrefix(err.Error(), "[bug] ") {
 		t.Errorf("New with an unknown base = %v, want a bug", err)
 	}

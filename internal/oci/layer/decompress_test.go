@@ -16,6 +16,25 @@ import (
 	"slipway/internal/oci/layer"
 )
 
+// Whatever claims to be compressed is read to its end, or to an error that says it is damaged.
+func FuzzDecompress(f *testing.F) {
+	for _, data := range compressed(f) {
+		f.Add([]byte(data))
+		f.Add([]byte(data[:len(data)/2]))
+	}
+	f.Add([]byte("\x50\x2a\x4d\x18\xff\xff\xff\xff"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		r, err := layer.Decompress(bytes.NewReader(data))
+		if err == nil {
+			_, err = io.Copy(io.Discard, io.LimitReader(r, 8<<20))
+			err = errors.Join(err, r.Close())
+		}
+		if err != nil && !errors.Is(err, errs.Corrupt) {
+			t.Errorf("Decompress(%q): %v is not an errs.Corrupt", data, err)
+		}
+	})
+}
+
 const plainText = "some plain text"
 
 // compressed returns plainText in each form, by name.

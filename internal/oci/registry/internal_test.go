@@ -1,11 +1,15 @@
 package registry
 
 import (
+	"bytes"
 	"errors"
 	"io"
+	"net/http"
 	"net/url"
+	"strings"
 	"testing"
 	"time"
+	"unicode"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -40,6 +44,44 @@ func TestParseChallenges(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What a registry says about a refusal becomes a bounded line without control characters and without our secrets.
+func FuzzStatusError(f *testing.F) {
+	f.Add(404, "application/json", "3", []byte(`{"errors":[{"code":"NAME_UNKNOWN","message":"no hunter2\u0007"}]}`))
+	f.Add(429, "text/plain", "Wed, 21 Oct 2099 07:28:00 GMT", []byte("slow down\nhunter2"))
+	f.Add(500, "", "-1", []byte(`{"errors":[]}`))
+	f.Add(401, "text/plain", "99999999999999999999", []byte("\xff\xfe"))
+	f.Fuzz(func(t *testing.T, status int, contentType, retry string, body []byte) {
+		const secret = "hunter2"
+		resp := &http.Response{
+			StatusCode: status, Body: io.NopCloser(bytes.NewReader(body)),
+			Header: http.Header{"Content-Type": {contentType}, "Retry-After": {retry}},
+		}
+		err := newStatusError(resp, secret)
+		text := err.Error()
+		if strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) || len(text) > 1000 {
+			t.Errorf("%q is no line to print", text)
+		}
+		if strings.Contains(text, secret) {
+			t.Errorf("%q tells the secret", text)
+		}
+		if retryable(err) && errors.Is(err, errs.Denied) {
+			t.Errorf("%v is denied and may be tried again", err)
+		}
+	})
+}
+
+// The next page of a list is a query, or there is none.
+func FuzzNextPage(f *testing.F) {
+	for _, s := range []string{`</v2/a/tags/list?last=x&n=1>; rel="next"`, `<x>; rel=next`, `>`, `<%zz>; rel="next"`, ``} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, link string) {
+		if u, ok := nextPage(link); ok && u == nil {
+			t.Errorf("nextPage(%q) is there and nil", link)
+		}
+	})
 }
 
 func FuzzParseChallenges(f *testing.F) {

@@ -444,6 +444,42 @@ func TestNothingHalfWritten(t *testing.T) {
 	}
 }
 
+// Whatever is pushed as a manifest, the registry answers for it, and gives back what it took.
+func FuzzManifest(f *testing.F) {
+	for _, s := range []string{
+		`{"schemaVersion":2}`, `{"schemaVersion":2,"config":{"digest":"sha256:0"}}`, `{"schemaVersion":2,"manifests":[{"digest":"x"},{}]}`,
+		`{"schemaVersion":2,"subject":{"digest":"sha256:` + strings.Repeat("0", 64) + `"},"artifactType":"a","annotations":{"a":"b"}}`,
+		`{"schemaVersion":2,"layers":[{"urls":["x"],"digest":"../../x"}]}`, `{`, `null`, `[]`,
+	} {
+		f.Add("v1", oci.MediaTypeManifest, []byte(s))
+	}
+	f.Add("sha256:0", oci.MediaTypeIndex+"; charset=x", []byte(`{"schemaVersion":2}`))
+	r, err := serve.New(serve.Options{Dir: f.TempDir()})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(func() { _ = r.Stop() })
+	f.Fuzz(func(t *testing.T, reference, contentType string, body []byte) {
+		do := func(method string, body []byte) *httptest.ResponseRecorder {
+			req := httptest.NewRequest(method, "/", bytes.NewReader(body))
+			req.URL.Path = "/v2/a/manifests/" + reference
+			req.Header["Content-Type"] = []string{contentType}
+			w := httptest.NewRecorder()
+			r.ServeHTTP(w, req)
+			if w.Code >= 500 {
+				t.Fatalf("%s %q as %q: %d %s", method, body, contentType, w.Code, w.Body)
+			}
+			return w
+		}
+		if do(http.MethodPut, body).Code != http.StatusCreated {
+			return
+		}
+		if w := do(http.MethodGet, nil); w.Code != http.StatusOK || !bytes.Equal(w.Body.Bytes(), body) {
+			t.Errorf("took %q, gives %d %q", body, w.Code, w.Body)
+		}
+	})
+}
+
 func FuzzPath(f *testing.F) {
 	for _, s := range []string{"/v2/", "/v2/a/b/manifests/v1", "/v2/a/blobs/uploads/", "/v2/../x/tags/list", "/v2/a/_x/referrers/sha256:0"} {
 		f.Add(s, "GET")
