@@ -56,6 +56,7 @@ func setup(e *testscript.Env) error {
 	e.Setenv("SLIPWAY_HOME", filepath.Join(e.WorkDir, ".slipway"))
 	e.Setenv("DOCKER_CONFIG", filepath.Join(e.WorkDir, ".docker"))
 	e.Setenv("HOME", e.WorkDir)
+	e.Setenv("SLIPWAY_GC", "minFree=off") // however full the machine is
 	e.Setenv("GIT_CONFIG_NOSYSTEM", "1")
 	for _, who := range []string{"AUTHOR", "COMMITTER"} {
 		e.Setenv("GIT_"+who+"_NAME", "Script")

@@ -114,11 +114,11 @@ type AcceleratedLayer struct {
 
 // Accelerate converts an image of a registry into an accelerated one, and pushes that.
 func (a *App) Accelerate(ctx context.Context, r Accelerate) (_ *Accelerated, err error) {
-	w, err := a.begin(ctx)
+	w, err := a.begin(ctx, r.Events)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = a.hintFull(errors.Join(err, w.end(err != nil, r.Events))) }()
+	defer func() { err = a.hintFull(errors.Join(err, w.end(err != nil))) }()
 	format, err := r.Format.format()
 	if err != nil {
 		return nil, err

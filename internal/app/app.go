@@ -127,13 +127,13 @@ func Open(opts Options) (*App, error) {
 // home is the path of a file or folder of the home folder.
 func (a *App) home(name string) string { return filepath.Join(a.opts.Home, name) }
 
-// newSolver returns a solver that sees blobs through a store.
-func (a *App) newSolver(blobs blob.Store) *solver.Solver {
+// newSolver returns a solver that sees blobs and cache mounts through stores.
+func (a *App) newSolver(blobs blob.Store, mounts *mount.Store) *solver.Solver {
 	return solver.New(solver.Options{
 		Engine: runner(a.opts.Isolation),
 		Blobs:  blobs, Snapshots: a.snapshots, Cache: a.cache, Registry: a.registry,
 		Fetch:      fetch.New(fetch.Options{Dir: a.home(fetchedDir), Blobs: blobs}),
-		Mounts:     a.mounts,
+		Mounts:     mounts,
 		Stub:       a.stub,
 		Places:     places.Open(a.home(placesDir)),
 		Lock:       locks(a.home(locksDir)).lock,

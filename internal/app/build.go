@@ -103,11 +103,11 @@ const sumsDir = "sums"
 
 // Build builds an image, pushes it to every tag when asked to, and writes its outputs.
 func (a *App) Build(ctx context.Context, r Build) (image *build.Image, err error) {
-	w, err := a.begin(ctx)
+	w, err := a.begin(ctx, r.Events)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = a.hintFull(errors.Join(err, w.end(err != nil, r.Events))) }()
+	defer func() { err = a.hintFull(errors.Join(err, w.end(err != nil))) }()
 	if err := r.checkTrust(); err != nil {
 		return nil, err
 	}

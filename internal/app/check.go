@@ -46,7 +46,7 @@ func (a *App) Check(ctx context.Context, r Build) (*Checked, error) {
 				return checked, err
 			}
 		}
-		found, err := a.newSolver(a.blobs).Check(ctx, solver.Request{
+		found, err := a.newSolver(a.blobs, a.mounts).Check(ctx, solver.Request{
 			File: file, Bases: bases, MapRef: r.MapRef, Events: r.Events,
 			Plan: plan.Options{
 				Target: r.Target, Args: r.Args, Network: r.Network, Ignore: ignore, BuildPlatform: machine(), Platform: platform,

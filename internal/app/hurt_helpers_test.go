@@ -42,7 +42,7 @@ func slipway(t *testing.T, home string, args ...string) *command {
 	t.Helper()
 	c := &command{Cmd: exec.Command("/proc/self/exe", args...), home: home, done: make(chan struct{})}
 	c.Args[0] = programName
-	c.Env = []string{"SLIPWAY_HOME=" + home, "DOCKER_CONFIG=" + t.TempDir(), "PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}
+	c.Env = []string{"SLIPWAY_HOME=" + home, "DOCKER_CONFIG=" + t.TempDir(), "PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "SLIPWAY_GC=minFree=off"}
 	c.Stdout, c.Stderr = &c.stdout, &c.stderr
 	// Should the test die, nothing of its children is to survive it.
 	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

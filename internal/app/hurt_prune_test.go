@@ -153,3 +153,42 @@ func TestKilledPrunes(t *testing.T) {
 	}
 	t.Logf("%d of 20 removals were killed halfway", halfway)
 }
+
+// TestRoomIsMade builds what only fits on a disk if an earlier build's results go, first with nobody making room: the
+// room is needed while the build runs.
+func TestRoomIsMade(t *testing.T) {
+	t.Parallel()
+	needSandbox(t)
+	registry := startRegistry(t)
+	pushBases(t, registry)
+	run := func(home, gc, commands string) *command {
+		c := slipway(t, home, "build", "--progress", "plain", "-f", "-", t.TempDir())
+		c.Stdin = strings.NewReader("FROM " + registry + "/library/busybox\nRUN " + commands + "\n")
+		c.Env = append(c.Env, "SLIPWAY_GC="+gc)
+		return c
+	}
+	const (
+		earlier = "head -c 30000000 /dev/urandom >/earlier"
+		// Long enough in between for somebody to notice, and to make room.
+		later = "head -c 14000000 /dev/urandom >/one && sleep 2 && head -c 14000000 /dev/urandom >/two"
+	)
+	for _, tc := range []struct {
+		gc   string
+		code int
+	}{{"off", 5}, {"maxUsed=off,minFree=20%", 0}} {
+		t.Run(tc.gc, func(t *testing.T) {
+			t.Parallel()
+			home := smallDisk(t, "96m")
+			run(home, tc.gc, earlier).digest(t)
+			c := run(home, tc.gc, later)
+			if code := c.run(t); code != tc.code {
+				t.Fatalf("exit status %d, want %d\n%s", code, tc.code, c.stderr.String())
+			}
+			if told := strings.Contains(c.stderr.String(), "that was not in use"); told != (tc.code == 0) {
+				t.Errorf("stderr %s", c.stderr.String())
+			}
+			wantSound(t, home)
+			wantNothingLeft(t, home)
+		})
+	}
+}

@@ -24,11 +24,11 @@ type StartImage struct {
 
 // StartImage runs an image's command in the sandbox and returns its exit status.
 func (a *App) StartImage(ctx context.Context, s StartImage) (_ int, err error) {
-	w, err := a.begin(ctx)
+	w, err := a.begin(ctx, s.Events)
 	if err != nil {
 		return 0, err
 	}
-	defer func() { err = a.hintFull(errors.Join(err, w.end(err != nil, s.Events))) }()
+	defer func() { err = a.hintFull(errors.Join(err, w.end(err != nil))) }()
 	return w.solver.Start(ctx, solver.Start{
 		Image: s.Image, Platform: machine(), Args: s.Args, Env: s.Env, Network: s.Network, Limits: s.Limits,
 		Stdin: s.Stdin, Stdout: s.Stdout, Stderr: s.Stderr, Events: s.Events,

@@ -13,11 +13,7 @@ import (
 
 // Kept lists what the home folder keeps, the least recently used first.
 func (a *App) Kept(ctx context.Context) ([]garbage.Item, error) {
-	realms, err := a.realms()
-	if err != nil {
-		return nil, err
-	}
-	stores, err := a.stores(ctx, realms)
+	_, stores, err := a.inventory(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -28,20 +24,41 @@ func (a *App) Kept(ctx context.Context) ([]garbage.Item, error) {
 	return items, nil
 }
 
+// inventory returns the realms of the home folder and all that it keeps, with names.
+func (a *App) inventory(ctx context.Context) ([]realm, []garbage.Store, error) {
+	realms, err := a.realms()
+	if err != nil {
+		return nil, nil, err
+	}
+	called, err := names(ctx, realms)
+	if err != nil {
+		return nil, nil, err
+	}
+	return realms, a.stores(realms, called), nil
+}
+
 // Prune removes what is kept, the least recently used first, and nothing that some process uses. It may run beside
 // builds.
 func (a *App) Prune(ctx context.Context, r garbage.Request, events build.Sink) (report garbage.Report, err error) {
-	w, err := a.begin(ctx)
+	w, err := a.enter(ctx, events)
 	if err != nil {
 		return report, err
 	}
-	defer func() { err = errors.Join(err, w.end(false, events)) }()
+	defer func() { err = errors.Join(err, w.end(false)) }()
 	unlock, err := locks(a.home(locksDir)).lock(ctx, collecting())
 	if err != nil {
 		return report, err
 	}
 	defer unlock()
-	if report, err = a.collect(ctx, r); err != nil {
+	realms, stores, err := a.inventory(ctx)
+	if err != nil {
+		return report, err
+	}
+	report, err = garbage.Collect(ctx, stores, r)
+	if !r.DryRun {
+		err = errors.Join(err, a.settle(ctx, realms), ctx.Err())
+	}
+	if err != nil {
 		return report, fmt.Errorf("prune %s: %w", a.opts.Home, err)
 	}
 	return report, nil
@@ -50,24 +67,20 @@ func (a *App) Prune(ctx context.Context, r garbage.Request, events build.Sink) (
 // collecting names the lock that keeps two from removing at once, and from counting the same bytes.
 func collecting() digest.Digest { return digest.FromString("collect garbage") }
 
-// collect removes what r says, and then what is of no use without it. Should the process die in between, the next work
-// does the rest: its mark tells.
-func (a *App) collect(ctx context.Context, r garbage.Request) (garbage.Report, error) {
-	realms, err := a.realms()
-	if err != nil {
-		return garbage.Report{}, err
+// settle removes what is of no use without what was removed, and deletes files until ctx is done; what is left of these,
+// the next work deletes. Should the process die on the way, the next work does all of it: its mark tells.
+func (a *App) settle(ctx context.Context, realms []realm) error {
+	var all []error
+	for _, r := range realms {
+		all = append(all, r.forget(context.WithoutCancel(ctx), a.blobs), untilDone(ctx, r.snapshots.Recover(ctx)), untilDone(ctx, r.mounts.Sweep(ctx)))
 	}
-	stores, err := a.stores(ctx, realms)
-	if err != nil {
-		return garbage.Report{}, err
+	return errors.Join(append(all, locks(a.home(locksDir)).sweep())...)
+}
+
+// untilDone is err, unless that is only because ctx is done.
+func untilDone(ctx context.Context, err error) error {
+	if ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
+		return nil
 	}
-	report, err := garbage.Collect(ctx, stores, r)
-	if r.DryRun {
-		return report, err
-	}
-	after := context.WithoutCancel(ctx) // what has begun to go must not be found
-	for _, each := range realms {
-		err = errors.Join(err, each.forget(after, a.blobs), each.snapshots.Recover(ctx), each.mounts.Sweep(ctx))
-	}
-	return report, errors.Join(err, locks(a.home(locksDir)).sweep())
+	return err
 }

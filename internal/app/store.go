@@ -90,29 +90,41 @@ func (a *App) forget(ctx context.Context) error {
 	return realm{snapshots: a.snapshots, cache: a.cache}.forget(ctx, a.blobs)
 }
 
-// stores are all that the home folder keeps, with names for what steps have left.
-func (a *App) stores(ctx context.Context, realms []realm) ([]garbage.Store, error) {
-	names := map[oci.Digest]string{}
+// stores are all that the home folder keeps. What names knows is called so.
+func (a *App) stores(realms []realm, names map[oci.Digest]string) []garbage.Store {
 	var stores []garbage.Store
 	for _, r := range realms {
-		records, err := r.cache.Usage(ctx)
+		stores = append(stores, stepStore{r.cache, names}, layerStore{r.snapshots, names}, mountStore{r.mounts})
+	}
+	file := func(kind garbage.Kind, name string) fileStore { return fileStore{kind, a.home(name)} }
+	return append(stores, blobStore{a.blobs, names}, file(garbage.Step, acceleratedDir),
+		file(garbage.Context, sumsDir), file(garbage.Context, lastDir),
+		file(garbage.Fetched, fetchedDir), file(garbage.Fetched, placesDir))
+}
+
+// names are what people call the steps with certain keys, and what they left.
+func names(ctx context.Context, realms []realm) (map[oci.Digest]string, error) {
+	names := map[oci.Digest]string{}
+	for _, realm := range realms {
+		all, err := realm.cache.Usage(ctx)
 		if err != nil {
 			return nil, err
 		}
-		for _, u := range records {
-			if u.Record.Layer != nil {
-				names[u.Record.Layer.Digest] = u.Record.Name
+		for _, u := range all {
+			r, err := realm.cache.Peek(ctx, u.Key)
+			if errors.Is(err, errs.NotFound) {
+				continue
 			}
-			names[u.Record.Identity()] = u.Record.Name
+			if err != nil {
+				return nil, err
+			}
+			names[u.Key], names[r.Identity()] = r.Name, r.Name
+			if r.Layer != nil {
+				names[r.Layer.Digest] = r.Name
+			}
 		}
-		stores = append(stores, stepStore{r.cache}, layerStore{r.snapshots, names}, mountStore{r.mounts})
 	}
-	file := func(kind garbage.Kind, name string) fileStore {
-		return fileStore{kind, filepath.Join(a.opts.Home, name)}
-	}
-	return append(stores, blobStore{a.blobs, names}, file(garbage.Step, acceleratedDir),
-		file(garbage.Context, sumsDir), file(garbage.Context, lastDir),
-		file(garbage.Fetched, fetchedDir), file(garbage.Fetched, placesDir)), nil
+	return names, nil
 }
 
 type blobStore struct {
@@ -165,7 +177,10 @@ func (s layerStore) Remove(ctx context.Context, item garbage.Item) error {
 	return s.snapshots.PutAside(ctx, snapshot.ID(item.ID))
 }
 
-type stepStore struct{ cache *cache.Local }
+type stepStore struct {
+	cache *cache.Local
+	names map[oci.Digest]string
+}
 
 func (s stepStore) Items(ctx context.Context) ([]garbage.Item, error) {
 	all, err := s.cache.Usage(ctx)
@@ -174,7 +189,7 @@ func (s stepStore) Items(ctx context.Context) ([]garbage.Item, error) {
 	}
 	var items []garbage.Item
 	for _, u := range all {
-		items = append(items, garbage.Item{Kind: garbage.Step, ID: u.Key.String(), Name: u.Record.Name, Size: u.Size, Used: u.Used})
+		items = append(items, garbage.Item{Kind: garbage.Step, ID: u.Key.String(), Name: s.names[u.Key], Size: u.Size, Used: u.Used})
 	}
 	return items, nil
 }

@@ -1,5 +1,6 @@
 // Package config reads what a user settles once for all commands: which registries speak plain HTTP, which mirrors
-// stand in for others, and where the registries and file shares that a pipeline names are to be found here.
+// stand in for others, where the registries and file shares that a pipeline names are to be found here, and how much
+// is kept on the disk.
 //
 // The same settings come from three places. A flag beats the environment, the environment beats the file:
 //
@@ -37,6 +38,8 @@ type Config struct {
 	ACREndpoint string
 	// ACRInstances gives the ids of ACR Enterprise instances by registry host.
 	ACRInstances map[string]string
+	// GC bounds what is kept.
+	GC GC
 }
 
 // DockerHub is the registry that a mirror without a source stands in for.
@@ -54,6 +57,7 @@ func (c Config) Over(below Config) Config {
 		MapNAS:             over(c.MapNAS, below.MapNAS),
 		ACREndpoint:        cmp.Or(c.ACREndpoint, below.ACREndpoint),
 		ACRInstances:       over(c.ACRInstances, below.ACRInstances),
+		GC:                 c.GC.over(below.GC),
 	}
 }
 
@@ -75,6 +79,7 @@ type Words struct {
 	MapNAS             []string // SERVER:/PATH=DIR
 	ACREndpoint        string   // scheme://host[:port]
 	ACRInstances       []string // HOST=ID
+	GC                 []string // KEY=AMOUNT, or off
 }
 
 // Parse turns words into settings. A word that means nothing is an errs.Invalid that repeats it.
@@ -111,12 +116,17 @@ func Parse(w Words) (Config, error) {
 			return Config{}, fmt.Errorf("ACR instance %q: %w", word, err)
 		}
 	}
+	for _, word := range w.GC {
+		if err := c.addGC(word); err != nil {
+			return Config{}, fmt.Errorf("garbage collection %q: %w", word, err)
+		}
+	}
 	return c, nil
 }
 
 // FromEnv reads settings from the environment. Each variable is a list separated by commas:
-// SLIPWAY_INSECURE_REGISTRIES, SLIPWAY_REGISTRY_MIRRORS, SLIPWAY_MAP_REGISTRY, SLIPWAY_MAP_NAS and
-// SLIPWAY_ACR_INSTANCES. SLIPWAY_ACR_ENDPOINT is one address.
+// SLIPWAY_INSECURE_REGISTRIES, SLIPWAY_REGISTRY_MIRRORS, SLIPWAY_MAP_REGISTRY, SLIPWAY_MAP_NAS, SLIPWAY_GC
+// and SLIPWAY_ACR_INSTANCES. SLIPWAY_ACR_ENDPOINT is one address.
 func FromEnv(getenv func(string) string) (Config, error) {
 	list := func(name string) []string {
 		return strings.FieldsFunc(getenv(name), func(r rune) bool { return r == ',' })
@@ -128,6 +138,7 @@ func FromEnv(getenv func(string) string) (Config, error) {
 		MapNAS:             list("SLIPWAY_MAP_NAS"),
 		ACREndpoint:        getenv("SLIPWAY_ACR_ENDPOINT"),
 		ACRInstances:       list("SLIPWAY_ACR_INSTANCES"),
+		GC:                 list("SLIPWAY_GC"),
 	})
 	if err != nil {
 		return Config{}, fmt.Errorf("read the environment: %w", err)

@@ -35,6 +35,7 @@ mapNas:
   server.cn-hangzhou.nas.aliyuncs.com:/fc: /srv/nas
 acrEndpoint: https://cr.example.com/
 acrInstances: {demo-registry.cn-hangzhou.cr.aliyuncs.com: cri-1}
+gc: {maxUsed: 20g, minFree: 2.5%, maxCacheMount: off}
 `,
 			config.Config{
 				InsecureRegistries: []string{"registry.lan:5000", "10.0.0.7"},
@@ -47,8 +48,15 @@ acrInstances: {demo-registry.cn-hangzhou.cr.aliyuncs.com: cri-1}
 
 				ACREndpoint:  "https://cr.example.com",
 				ACRInstances: map[string]string{"demo-registry.cn-hangzhou.cr.aliyuncs.com": "cri-1"},
+				GC: config.GC{
+					MaxUsed: config.Amount{Bytes: 20 << 30}, MinFree: config.Amount{Percent: 2.5}, MaxCacheMount: config.Amount{Off: true},
+				},
 			},
 		},
+		{"no garbage collection", "gc: off\n", config.Config{GC: config.GC{
+			MaxUsed: config.Amount{Off: true}, MinFree: config.Amount{Off: true},
+			MaxCacheMount: config.Amount{Off: true}, MaxCacheMounts: config.Amount{Off: true},
+		}}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
@@ -67,7 +75,7 @@ func TestDecodeMistakes(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct{ name, file, want string }{
 		{"unknown key", "insecureRegistry: [a]\n", `config.yaml:1:1: unknown key "insecureRegistry"; did you mean "insecureRegistries"?`},
-		{"key like no other", "color: on\n", `config.yaml:1:1: unknown key "color"; keys are ["acrEndpoint" "acrInstances" "insecureRegistries" "mapNas" "mapRegistry" "registryMirrors"]`},
+		{"key like no other", "color: on\n", `config.yaml:1:1: unknown key "color"; keys are ["acrEndpoint" "acrInstances" "gc" "insecureRegistries" "mapNas" "mapRegistry" "registryMirrors"]`},
 		{"syntax", "mapNas: [\n", "config.yaml:2:1: "},
 		{"not a mapping", "- a\n", "config.yaml:1:1: want a mapping"},
 		{"second document", "mapNas: {}\n---\nmapNas: {}\n", "config.yaml:2:1: a second document"},
@@ -82,6 +90,12 @@ func TestDecodeMistakes(t *testing.T) {
 		{"endpoint is a list", "acrEndpoint: [a]\n", "config.yaml:1:14: want text"},
 		{"instance without an id", "acrInstances: {a.example: ''}\n", "config.yaml:1:16: want HOST=ID"},
 		{"share without a path", "mapNas:\n  server: /srv\n", "config.yaml:2:3: the share is not SERVER:/PATH"},
+		{"bound that is none", "gc: {maxUsd: 1g}\n", `config.yaml:1:6: unknown key "maxUsd"; did you mean "maxUsed"?`},
+		{"bound without an amount", "gc:\n  maxUsed: much\n", "config.yaml:2:12: maxUsed: much: want a size"},
+		{"bound of too much", "gc: {minFree: 120%}\n", "config.yaml:1:15: minFree: 120%: want more than 0%"},
+		{"bound of nothing", "gc: {minFree: 0}\n", "config.yaml:1:15: minFree: 0: want a size"},
+		{"bounds are a word", "gc: on\n", `config.yaml:1:5: "on": want off, or a mapping`},
+		{"bound is a list", "gc: {minFree: [1g]}\n", "config.yaml:1:15: want text"},
 		{"all at once", "color: on\nmapNas:\n  server: /srv\n", "config.yaml:3:3: "},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -121,6 +135,7 @@ func TestOver(t *testing.T) {
 		"SLIPWAY_INSECURE_REGISTRIES": "b.lan,a.lan",
 		"SLIPWAY_REGISTRY_MIRRORS":    "m1.lan,quay.io=m2.lan",
 		"SLIPWAY_MAP_NAS":             "nas:/a=/srv/a",
+		"SLIPWAY_GC":                  "maxUsed=1g,minFree=off",
 	}
 	top, err := config.FromEnv(func(k string) string { return env[k] })
 	if err != nil {
@@ -130,12 +145,16 @@ func TestOver(t *testing.T) {
 		InsecureRegistries: []string{"a.lan", "c.lan"},
 		RegistryMirrors:    map[string][]string{"docker.io": {"old.lan"}, "ghcr.io": {"m3.lan"}},
 		MapRegistry:        map[string]string{"x.example": "y.example"},
+		GC:                 config.GC{MaxUsed: config.Amount{Percent: 5}, MaxCacheMounts: config.Amount{Bytes: 7}},
 	}
 	want := config.Config{
 		InsecureRegistries: []string{"a.lan", "b.lan", "c.lan"},
 		RegistryMirrors:    map[string][]string{"docker.io": {"m1.lan"}, "quay.io": {"m2.lan"}, "ghcr.io": {"m3.lan"}},
 		MapRegistry:        map[string]string{"x.example": "y.example"},
 		MapNAS:             map[string]string{"nas:/a": "/srv/a"},
+		GC: config.GC{
+			MaxUsed: config.Amount{Bytes: 1 << 30}, MinFree: config.Amount{Off: true}, MaxCacheMounts: config.Amount{Bytes: 7},
+		},
 	}
 	if diff := cmp.Diff(want, top.Over(below)); diff != "" {
 		t.Errorf("Over mismatch (-want +got):\n%s", diff)
@@ -152,6 +171,7 @@ func TestParseMistakes(t *testing.T) {
 		{"no host", config.Words{InsecureRegistries: []string{""}}, `insecure registry "": a host is missing`},
 		{"mirror of nothing", config.Words{RegistryMirrors: []string{"=a"}}, `registry mirror "=a": a host is missing`},
 		{"map without =", config.Words{MapRegistry: []string{"a"}}, `registry map "a": want HOST=HOST[/PREFIX]`},
+		{"GC of nothing", config.Words{GC: []string{"x=1g"}}, `garbage collection "x=1g": want off, or KEY=AMOUNT with a KEY of maxUsed, minFree, maxCacheMount, maxCacheMounts`},
 		{"NAS without folder", config.Words{MapNAS: []string{"a:/b="}}, `NAS map "a:/b=": want SERVER:/PATH=DIR`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -197,4 +217,22 @@ func FuzzDecode(f *testing.F) {
 			t.Errorf("Decode(%q): %v is not errs.Invalid", file, err)
 		}
 	})
+}
+
+func TestAmount(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		amount config.Amount
+		want   int64
+		bound  bool
+	}{
+		{config.Amount{}, 7, true},
+		{config.Amount{Bytes: 5}, 5, true},
+		{config.Amount{Percent: 12.5}, 125, true},
+		{config.Amount{Off: true}, 0, false},
+	} {
+		if got, ok := tc.amount.Of(1000, 7); got != tc.want || ok != tc.bound {
+			t.Errorf("%+v of 1000 = %d, %t; want %d, %t", tc.amount, got, ok, tc.want, tc.bound)
+		}
+	}
 }

@@ -82,6 +82,7 @@ func (d *decoder) fail(n *yaml.Node, format string, args ...any) {
 
 func (d *decoder) top(n *yaml.Node) {
 	read := map[string]func(*yaml.Node){
+		"gc":                 d.gc,
 		"insecureRegistries": d.insecure,
 		"registryMirrors":    d.mirrors,
 		"mapRegistry":        func(n *yaml.Node) { d.pairs(n, d.config.addRegistry) },
@@ -95,12 +96,21 @@ func (d *decoder) top(n *yaml.Node) {
 	for key, value := range d.mapping(n) {
 		f, ok := read[key.Value]
 		if !ok {
-			d.unknown(key, slices.Sorted(maps.Keys(read)))
+			d.unknown(key, names(read))
 			continue
 		}
 		f(value)
 	}
 }
+
+// note takes down a mistake in a value, if there is one.
+func (d *decoder) note(n *yaml.Node, err error) {
+	if err != nil {
+		d.fail(n, "%w", err)
+	}
+}
+
+func names[V any](known map[string]V) []string { return slices.Sorted(maps.Keys(known)) }
 
 func (d *decoder) unknown(key *yaml.Node, known []string) {
 	if near := suggest.Nearest(key.Value, slices.Values(known)); near != "" {

@@ -49,9 +49,22 @@ func (l *Local) path(key oci.Digest) string {
 	return filepath.Join(l.dir, hex[:2], hex[2:])
 }
 
-// Lookup implements build.Cache. A record that cannot be decoded is as good as none: it is removed, so that the
-// operation runs and stores a sound one.
+// Lookup implements build.Cache.
 func (l *Local) Lookup(_ context.Context, key oci.Digest) (build.Record, error) {
+	r, err := l.read(key)
+	if err != nil {
+		return r, err
+	}
+	now := time.Now()
+	if err := os.Chtimes(l.path(key), now, now); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return r, fmt.Errorf("cache: %w", err)
+	}
+	return r, nil
+}
+
+// read returns a record. One that cannot be decoded is as good as none: it is removed, so that the operation runs and
+// stores a sound one.
+func (l *Local) read(key oci.Digest) (build.Record, error) {
 	var r build.Record
 	data, err := os.ReadFile(l.path(key))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -65,10 +78,6 @@ func (l *Local) Lookup(_ context.Context, key oci.Digest) (build.Record, error) 
 			return r, fmt.Errorf("cache: %w", err)
 		}
 		return build.Record{}, errs.NotFound
-	}
-	now := time.Now()
-	if err := os.Chtimes(l.path(key), now, now); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return r, fmt.Errorf("cache: %w", err)
 	}
 	return r, nil
 }

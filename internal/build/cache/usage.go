@@ -21,10 +21,9 @@ import (
 
 // Usage is what one record takes.
 type Usage struct {
-	Key    oci.Digest
-	Record build.Record
-	Size   int64     // on the disk
-	Used   time.Time // last
+	Key  oci.Digest
+	Size int64     // on the disk
+	Used time.Time // last
 }
 
 // Usage lists the records. Those that come or go meanwhile may be missed.
@@ -43,24 +42,19 @@ func (l *Local) Usage(ctx context.Context) ([]Usage, error) {
 			continue // not a record
 		}
 		info, err := os.Lstat(file)
-		var data []byte
-		if err == nil {
-			data, err = os.ReadFile(file)
-		}
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
 			return nil, fmt.Errorf("usage of the cache: %w", err)
 		}
-		u := Usage{Key: key, Size: disk.Size(info), Used: info.ModTime()}
-		if err := json.Unmarshal(data, &u.Record); err != nil {
-			u.Record = build.Record{} // Lookup will remove it
-		}
-		all = append(all, u)
+		all = append(all, Usage{Key: key, Size: disk.Size(info), Used: info.ModTime()})
 	}
 	return all, nil
 }
+
+// Peek returns the record of a key as Lookup does, but counts as no use.
+func (l *Local) Peek(_ context.Context, key oci.Digest) (build.Record, error) { return l.read(key) }
 
 // Remove removes the record of a key. If there is none the error is of kind errs.NotFound.
 func (l *Local) Remove(_ context.Context, key oci.Digest) error {
@@ -82,14 +76,21 @@ func (l *Local) Forget(ctx context.Context, gone func(build.Record) (bool, error
 		return 0, err
 	}
 	for _, u := range all {
-		is, err := gone(u.Record)
+		r, err := l.read(u.Key)
+		if errors.Is(err, errs.NotFound) {
+			continue
+		}
+		if err != nil {
+			return n, err
+		}
+		is, err := gone(r)
 		if err != nil {
 			return n, err
 		}
 		if !is {
 			continue
 		}
-		removed, err := l.removeIf(u.Key, u.Record)
+		removed, err := l.removeIf(u.Key, r)
 		if err != nil {
 			return n, fmt.Errorf("cache: %w", err)
 		}

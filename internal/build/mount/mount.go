@@ -20,10 +20,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -54,10 +56,22 @@ type Want struct {
 }
 
 // Store keeps folders below one folder. It may be used by several goroutines, and by several processes, at once.
-type Store struct{ dir string }
+type Store struct {
+	dir string
+
+	mu    sync.Mutex
+	taken map[string]bool
+}
 
 // Open returns the store in dir, which is made when something is first kept in it.
-func Open(dir string) *Store { return &Store{dir: dir} }
+func Open(dir string) *Store { return &Store{dir: dir, taken: map[string]bool{}} }
+
+// Used returns the names of the folders that were taken through this Store, as Usage has them.
+func (s *Store) Used() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Sorted(maps.Keys(s.taken))
+}
 
 // Taken are folders in use.
 type Taken struct {
@@ -142,6 +156,9 @@ func (s *Store) take(ctx context.Context, w Want) (string, *os.File, error) {
 		case err != nil:
 			return "", nil, err
 		default:
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.taken[filepath.Join(w.Key.Encoded(), strconv.Itoa(n))] = true
 			return filepath.Join(home, dataName), lock, nil
 		}
 	}

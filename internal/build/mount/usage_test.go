@@ -58,6 +58,9 @@ func TestUsageAndRemove(t *testing.T) {
 	if all = usage(t, s); all[0].Size < 2<<20 {
 		t.Errorf("Usage = %+v, want two megabytes", all)
 	}
+	if used := s.Used(); len(used) != 1 || used[0] != all[0].Name || len(mount.Open(dir).Used()) > 0 {
+		t.Errorf("Used = %q, want %q", used, all[0].Name)
+	}
 	if err := s.Remove(all[0].Name); err != nil {
 		t.Fatal(err)
 	}
