@@ -12,6 +12,7 @@ import (
 	"slipway/internal/oci/accel"
 	"slipway/internal/oci/accel/convert"
 	"slipway/internal/oci/accel/estargz"
+	"slipway/internal/oci/accel/zstdchunked"
 	"slipway/internal/oci/ref"
 )
 
@@ -36,12 +37,15 @@ type Acceleration struct {
 }
 
 // AccelerationFormats are the formats of accelerated images.
-func AccelerationFormats() []string { return []string{"estargz"} }
+func AccelerationFormats() []string { return []string{"estargz", "zstdchunked"} }
 
 // format makes the format, or returns an error of kind errs.Invalid.
 func (f Acceleration) format() (accel.Format, error) {
-	if f.Name == "estargz" {
+	switch f.Name {
+	case "estargz":
 		return estargz.New(estargz.Options{Level: f.Level})
+	case "zstdchunked":
+		return zstdchunked.New(zstdchunked.Options{Level: f.Level})
 	}
 	return nil, fmt.Errorf("there is no format %q, only %s: %w", f.Name, strings.Join(AccelerationFormats(), ", "), errs.Invalid)
 }

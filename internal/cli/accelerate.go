@@ -25,16 +25,17 @@ func newAccelerate(e env) *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "accelerate [flags] REF",
-		Short: "Convert an image so that containers start before it is fetched whole",
-		Long: `Convert an image so that containers start before it is fetched whole.
+		Short: "Convert an image so that it need not be fetched whole",
+		Long: `Convert an image so that it need not be fetched whole before a container starts.
 
 The image stays as it is. The accelerated one goes beside it, under the tag with
 "_accelerated" at its end, and names it as its subject; standard output gets its
 reference. Layers that were converted before are not converted again. Of an index,
 every image is converted.
 
-estargz is for containerd with the stargz snapshotter, and an ordinary image for all
-other runtimes. docs/acceleration.md says which format is for what.`,
+estargz is for containerd with the stargz snapshotter, zstdchunked for podman, buildah
+and CRI-O, which fetch only what changed since the last version; both are ordinary
+images for all other runtimes. docs/acceleration.md says how to switch them on.`,
 		Example: `  slipway accelerate 127.0.0.1:5000/app:v1
   slipway accelerate --format estargz:9 --tag 127.0.0.1:5000/app:v1-lazy 127.0.0.1:5000/app:v1`,
 		GroupID: groupBuild,

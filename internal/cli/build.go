@@ -104,7 +104,7 @@ func (f *buildFlags) register(flags *pflag.FlagSet) {
 	flags.StringArrayVar(&f.cacheFrom, "cache-from", nil, "look results up in a cache outside this machine, `type=registry,ref=REF` or type=local,src=DIR; repeatable")
 	flags.StringArrayVar(&f.cacheTo, "cache-to", nil, "keep results in a cache outside this machine, `type=registry,ref=REF[,mode=max][,ttl=168h]`, type=local,dest=DIR or type=inline; repeatable")
 	flags.StringVar(&f.CacheDir, "cache-dir", "", "take base images from `DIR`, which 'slipway warm' fills")
-	flags.StringVar(&f.compression, "compression", "gzip", "compress layers with `gzip|zstd|estargz|none[:LEVEL]`; estargz is loaded lazily, see docs/acceleration.md")
+	flags.StringVar(&f.compression, "compression", "gzip", "compress layers with `gzip|zstd|none|estargz|zstdchunked[:LEVEL]`; the last two are loaded lazily or in parts, see docs/acceleration.md")
 	flags.StringVar(&f.Epoch, "source-date-epoch", "", "date the image `SECONDS` after 1970, so that the same input gives the same digest; context is the commit's time; none leaves times alone (default: $SOURCE_DATE_EPOCH, else none)")
 	flags.StringVar(&f.network, "network", "default", "network of RUN: `default|host|none`")
 	flags.StringArrayVar(&f.hosts, "add-host", nil, "let RUN reach `HOST:IP` by name")

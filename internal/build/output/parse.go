@@ -66,7 +66,7 @@ func parse(s string) (Output, error) {
 func fieldHint(field string) string {
 	switch field {
 	case "compression", "compression-level":
-		return "give it to the build: --compression gzip|zstd|none[:LEVEL]"
+		return "give it to the build: --compression gzip|zstd|none|estargz|zstdchunked[:LEVEL]"
 	case "force-compression":
 		return "layers of base images keep their compression"
 	case "oci-mediatypes":

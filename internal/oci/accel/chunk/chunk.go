@@ -16,6 +16,7 @@ package chunk
 
 import (
 	"archive/tar"
+	"errors"
 	"hash"
 
 	"slipway/internal/oci"
@@ -32,7 +33,12 @@ const (
 	// maxSparse is how much content the sparse files of a layer may claim together: a header of a few bytes can claim
 	// any length.
 	maxSparse = 16 << 30
+	// maxTail is how much may follow the entries of a tar: GNU tar fills a record of at most 1 MiB.
+	maxTail = 4 << 20
 )
+
+// ErrSparse is the error for a sparse file, with Options.NoSparse.
+var ErrSparse = errors.New("sparse file")
 
 // Entry is an entry of a tar.
 type Entry struct {
@@ -40,6 +46,8 @@ type Entry struct {
 	Header *tar.Header
 	// Name is the path of the file: clean, and without a slash before or after it.
 	Name string
+	// Raw is what the tar has between the content of the entry before and that of this one: padding and headers.
+	Raw []byte
 	// Digest is the content's; "" without content.
 	Digest oci.Digest
 	// Checksum is that of the content, with Options.CRC64.
@@ -103,12 +111,13 @@ type Options struct {
 	Split func() Splitter
 	// Apart puts headers and padding in pieces of their own, so that a piece with content has nothing else.
 	Apart bool
-	// Raw is told of every byte of the tar that is not content. It is called by the caller of Tar.
-	Raw func([]byte)
-	// Content is told, between calls of Raw, where the content of a file comes. Default: nobody is.
-	Content func(*Entry)
+	// Raw asks for Entry.Raw and Writer.Rest.
+	Raw bool
+	// Whole adds what follows the last entry of a tar, too: the blocks that end it, and whatever comes after them, up to
+	// maxTail bytes; more is an error of kind errs.Limit.
+	Whole bool
 	// CRC64 asks for Entry.Checksum: ISO 3309, as tar-split has it.
 	CRC64 bool
-	// NoSparse refuses sparse files, with an error of kind errs.Invalid. Default: they are written out.
+	// NoSparse refuses sparse files with ErrSparse. Default: they are written out.
 	NoSparse bool
 }

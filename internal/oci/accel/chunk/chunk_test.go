@@ -117,8 +117,7 @@ func TestKeepsEveryByte(t *testing.T) {
 			"apart": {Apart: true, CRC64: true},
 			"split": {Split: func() chunk.Splitter { return every(100_001) }, CRC64: true},
 		} {
-			var other bytes.Buffer
-			opts.Raw = func(p []byte) { other.Write(p) }
+			opts.Raw = true
 			out, entries, res, err := write(t, data, opts)
 			if err != nil {
 				t.Fatal(err)
@@ -136,14 +135,36 @@ func TestKeepsEveryByte(t *testing.T) {
 			if d := digest.FromBytes(out); res.Digest != d || res.DiffID != d || res.Size != int64(len(out)) || res.Plain != res.Size {
 				t.Errorf("%s: Result is %+v, wrote %d bytes with digest %s", name, res, len(out), d)
 			}
-			content := int64(0)
-			for _, f := range want {
-				content += f.Size
+			var again []byte
+			for _, e := range entries {
+				again = append(again, e.Raw...)
+				for _, c := range e.Chunks {
+					again = append(again, out[c.Start:c.Start+c.Size]...)
+				}
 			}
-			if int64(other.Len())+content != res.Plain {
-				t.Errorf("%s: Raw got %d bytes of %d, %d are content", name, other.Len(), res.Plain, content)
+			if !bytes.HasPrefix(out, again) || len(out)-len(again) >= 512 {
+				t.Errorf("%s: the parts do not make the whole", name)
 			}
 		}
+	}
+}
+
+func TestWhole(t *testing.T) {
+	t.Parallel()
+	for name, data := range map[string][]byte{
+		"as archive/tar writes it": acceltest.Layers(t)[1],
+		"with a filled record":     append(acceltest.Layers(t)[1], make([]byte, 9*1024)...),
+		"with more after its end":  append(acceltest.Layers(t)[1], "more"...),
+		"without an end":           bytes.TrimSuffix(acceltest.Layers(t)[1], make([]byte, 1024)),
+	} {
+		out, _, res, err := write(t, data, chunk.Options{Whole: true, Raw: true, Apart: true})
+		if err != nil || !bytes.Equal(out, data) || res.DiffID != digest.FromBytes(data) {
+			t.Errorf("%s: wrote %d bytes of %d, %v", name, len(out), len(data), err)
+		}
+	}
+	endless := append(acceltest.Layers(t)[1], make([]byte, 5<<20)...)
+	if _, _, _, err := write(t, endless, chunk.Options{Whole: true}); !errors.Is(err, errs.Limit) {
+		t.Errorf("with 5 MiB after its end: %v, want Limit", err)
 	}
 }
 
@@ -168,6 +189,24 @@ func long(t testing.TB) []byte {
 type every int
 
 func (n every) Split(data []byte) int { return min(int(n), len(data)) }
+
+// TestGlobalHeader has what git archive begins with.
+func TestGlobalHeader(t *testing.T) {
+	t.Parallel()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, h := range []tar.Header{
+		{Typeflag: tar.TypeXGlobalHeader, Name: "pax_global_header", PAXRecords: map[string]string{"comment": "a commit"}}, {Typeflag: tar.TypeReg, Name: "a"},
+	} {
+		if err := w.WriteHeader(&h); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out, entries, _, err := write(t, b.Bytes(), chunk.Options{})
+	if err != nil || len(entries) != 2 || entries[1].Name != "a" || !bytes.Equal(out, b.Bytes()) {
+		t.Errorf("%d entries, %v", len(entries), err)
+	}
+}
 
 func TestApart(t *testing.T) {
 	t.Parallel()
@@ -230,8 +269,8 @@ func TestSparse(t *testing.T) {
 		if diff := cmp.Diff(want, got); diff != "" || err != nil {
 			t.Errorf("%s: output mismatch (-want +got):\n%s\n%v", name, diff, err)
 		}
-		if _, _, _, err := write(t, data, chunk.Options{NoSparse: true}); !errors.Is(err, errs.Invalid) {
-			t.Errorf("%s: refused with %v, want Invalid", name, err)
+		if _, _, _, err := write(t, data, chunk.Options{NoSparse: true}); !errors.Is(err, chunk.ErrSparse) {
+			t.Errorf("%s: refused with %v, want ErrSparse", name, err)
 		}
 		if _, _, _, err := write(t, data[:4000], chunk.Options{}); !errors.Is(err, errs.Corrupt) {
 			t.Errorf("%s: cut short: %v, want Corrupt", name, err)
@@ -302,7 +341,7 @@ func FuzzTar(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		out, entries, _, err := write(t, data, chunk.Options{CRC64: true, NoSparse: true})
 		if err != nil {
-			if !errors.Is(err, errs.Corrupt) && !errors.Is(err, errs.Invalid) {
+			if !errors.Is(err, errs.Corrupt) && !errors.Is(err, chunk.ErrSparse) {
 				t.Errorf("error %v has no kind", err)
 			}
 			return

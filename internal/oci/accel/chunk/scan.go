@@ -180,7 +180,7 @@ func (s *scanner) parse(kind byte) (*entry, error) {
 	}
 	r := bytes.NewReader(s.raw)
 	hdr, err := tar.NewReader(r).Next()
-	if err == nil && r.Len() > 0 {
+	if err == nil && r.Len() >= tarBlock { // less is padding
 		err = errors.New("lengths of extended headers do not add up")
 	}
 	if err != nil {

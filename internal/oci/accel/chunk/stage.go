@@ -87,8 +87,8 @@ func (w *Writer) room() error {
 
 // raw lays out what is not content.
 func (w *Writer) raw(p []byte) error {
-	if w.opts.Raw != nil {
-		w.opts.Raw(p)
+	if w.opts.Raw {
+		w.between = append(w.between, p...)
 	}
 	for len(p) > 0 {
 		if !w.open || w.pieceLen() >= maxChunk+batchSize {
@@ -104,6 +104,13 @@ func (w *Writer) raw(p []byte) error {
 		p = p[n:]
 	}
 	return nil
+}
+
+// headers lays out the headers of an entry.
+func (w *Writer) headers(file *Entry, p []byte) error {
+	err := w.raw(p)
+	file.Raw, w.between = w.between, nil
+	return err
 }
 
 // pieceLen is the length of the last piece.

@@ -36,7 +36,8 @@ type Writer struct {
 	group *errgroup.Group
 
 	cur     *batch
-	open    bool // the last piece of cur may still grow
+	open    bool   // the last piece of cur may still grow
+	between []byte // with Options.Raw, what came since the content of the last entry
 	ended   bool
 	made    int
 	batches int
@@ -103,6 +104,9 @@ func (w *Writer) Append(plain, compressed []byte) error {
 	return w.write(compressed)
 }
 
+// Rest is what the tar has after the content of its last entry, with Options.Raw.
+func (w *Writer) Rest() []byte { return w.between }
+
 // Size is the length of the output so far, after Finish.
 func (w *Writer) Size() int64 { return w.size }
 
@@ -124,7 +128,7 @@ func (w *Writer) Tar(r io.Reader, keep func(*tar.Header) bool) error {
 	for {
 		e, err := s.next()
 		if errors.Is(err, io.EOF) {
-			return nil
+			return w.tail(s)
 		}
 		if err != nil {
 			return err
@@ -138,6 +142,24 @@ func (w *Writer) Tar(r io.Reader, keep func(*tar.Header) bool) error {
 			return err
 		}
 	}
+}
+
+// tail adds what follows the last entry, when that is wanted.
+func (w *Writer) tail(s *scanner) error {
+	if !w.opts.Whole {
+		return nil
+	}
+	if err := w.raw(s.raw); err != nil {
+		return err
+	}
+	rest, err := io.ReadAll(io.LimitReader(s.in, maxTail+1))
+	if err != nil {
+		return s.failed(err)
+	}
+	if len(rest) > maxTail {
+		return errs.Mark(fmt.Errorf("more than %d bytes follow the end of the tar", maxTail), errs.Limit)
+	}
+	return w.raw(rest)
 }
 
 // Headers calls see for every entry of a tar.
@@ -194,18 +216,15 @@ func (w *Writer) entry(s *scanner, e *entry) error {
 	file := &Entry{Header: e.hdr, Name: clean(e.hdr.Name)}
 	switch {
 	case e.sparse != nil && w.opts.NoSparse:
-		return errs.Mark(fmt.Errorf("%s is a sparse file", file.Name), errs.Invalid)
+		return fmt.Errorf("%s: %w", file.Name, ErrSparse)
 	case e.sparse != nil:
 		return w.fill(s, e, file)
 	}
-	if err := w.raw(e.raw); err != nil {
+	if err := w.headers(file, e.raw); err != nil {
 		return err
 	}
 	if e.content == nil {
 		return w.done(file)
-	}
-	if w.opts.Content != nil {
-		w.opts.Content(file)
 	}
 	if err := w.content(s, e.content, e.hdr.Size, file); err != nil {
 		return err
@@ -235,7 +254,7 @@ func (w *Writer) fill(s *scanner, e *entry, file *Entry) error {
 		return s.corrupt(err)
 	}
 	file.Header = &hdr
-	if err := w.raw(b.Bytes()); err != nil {
+	if err := w.headers(file, b.Bytes()); err != nil {
 		return err
 	}
 	if hdr.Size == 0 {
@@ -243,9 +262,6 @@ func (w *Writer) fill(s *scanner, e *entry, file *Entry) error {
 			return err
 		}
 		return s.skip(e.sparse)
-	}
-	if w.opts.Content != nil {
-		w.opts.Content(file)
 	}
 	if err := w.content(s, e.sparse.file, hdr.Size, file); err != nil {
 		return err
