@@ -28,8 +28,8 @@ func (r *Build) inlineCache() error {
 	return nil
 }
 
-// makesIndex says whether the result is an index: with several platforms, or when BUILDKIT_MULTI_PLATFORM wants the same
-// form whatever the number of platforms is.
+// makesIndex says whether the result is an index: with several platforms, with statements that are listed beside the
+// image, or when BUILDKIT_MULTI_PLATFORM wants the same form whatever the number of platforms is.
 func (r *Build) makesIndex() (bool, error) {
 	several := strings.Contains(r.Platform, ",")
 	want, given, err := r.boolArg(multiPlatformArg)
@@ -39,7 +39,7 @@ func (r *Build) makesIndex() (bool, error) {
 	if several && given && !want {
 		return false, fmt.Errorf("build argument %s=%s does not allow for several platforms: %w", multiPlatformArg, r.Args[multiPlatformArg], errs.Invalid)
 	}
-	return several || want, nil
+	return several || want || r.Attest.Any() && r.Attest.Listed, nil
 }
 
 func (r *Build) boolArg(name string) (value, given bool, err error) {

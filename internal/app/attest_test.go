@@ -150,6 +150,77 @@ func TestAttestationsOfAnIndex(t *testing.T) {
 	}
 }
 
+// TestListedAttestations puts statements into the index around the image, as BuildKit does: one platform makes an index
+// then, too, and what is pulled is still the image.
+func TestListedAttestations(t *testing.T) {
+	t.Parallel()
+	addr := startRegistry(t)
+	a := openApp(t, t.TempDir(), config.Config{})
+	layout := filepath.Join(t.TempDir(), "out")
+	for platforms, entries := range map[string]int{"": 2, "linux/amd64,linux/arm64": 4} {
+		im, err := a.Build(t.Context(), app.Build{
+			Context: write(t, "Dockerfile", "FROM scratch\nCOPY Dockerfile /\n"), Platform: platforms, Push: true, Tags: []string{addr + "/a:1"},
+			Attest:  attest.Options{Provenance: attest.Max, SBOM: attest.SPDX, Listed: true},
+			Outputs: []output.Output{{Type: output.Layout, Dest: layout}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		client := registry.New(registry.Options{})
+		defer client.Close()
+		r := mustParse(t, addr+"/a:1")
+		desc, raw, err := client.Resolve(t.Context(), r)
+		if err != nil || desc.Digest != im.Manifest.Digest || !oci.IsIndex(desc.MediaType) {
+			t.Fatalf("the tag is %v, %v, want the index %s", desc, err, im.Manifest.Digest)
+		}
+		var index oci.Index
+		if err := json.Unmarshal(raw, &index); err != nil {
+			t.Fatal(err)
+		}
+		if len(index.Manifests) != entries {
+			t.Fatalf("the index lists %d manifests, want %d: %s", len(index.Manifests), entries, raw)
+		}
+		for i, d := range index.Manifests[entries/2:] {
+			about := index.Manifests[i]
+			if d.Annotations["vnd.docker.reference.digest"] != about.Digest.String() || about.Platform.OS != "linux" || d.Platform.OS != "unknown" {
+				t.Errorf("entry %+v is not about %+v", d, about)
+			}
+			_, manifest, err := client.Resolve(t.Context(), r.WithTag("").WithDigest(d.Digest))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var m oci.Manifest
+			if err := json.Unmarshal(manifest, &m); err != nil {
+				t.Fatal(err)
+			}
+			for _, b := range append(m.Layers, m.Config) {
+				if ok, err := client.HasBlob(t.Context(), r, b.Digest); !ok || err != nil || len(m.Layers) != 2 {
+					t.Errorf("blob %s of %d layers is not in the registry: %v", b.Digest, len(m.Layers), err)
+				}
+			}
+		}
+		readJSON(t, filepath.Join(layout, "index.json"), &index, false)
+		if len(index.Manifests) != 1 || index.Manifests[0].Digest != im.Manifest.Digest {
+			t.Errorf("the layout lists %v", index.Manifests)
+		}
+	}
+}
+
+func TestListedAttestationsRefusals(t *testing.T) {
+	t.Parallel()
+	a := openApp(t, t.TempDir(), config.Config{})
+	for want, b := range map[string]app.Build{
+		"nothing is stated":               {Attest: attest.Options{Listed: true}},
+		"of Docker's types cannot hold":   {Attest: attest.Options{Listed: true, SBOM: attest.SPDX}, DockerTypes: true},
+		"output type=docker holds one pl": {Attest: attest.Options{Listed: true, SBOM: attest.SPDX}, Outputs: []output.Output{{Type: output.Docker, Dest: "x"}, {Type: output.OCI, Dest: "y"}}},
+	} {
+		b.Context, b.Push, b.Tags = write(t, "Dockerfile", "FROM scratch\n"), true, []string{"127.0.0.1:1/a"}
+		if _, err := a.Build(t.Context(), b); !errors.Is(err, errs.Invalid) || !strings.Contains(err.Error(), want) {
+			t.Errorf("Build = %v, want %s", err, want)
+		}
+	}
+}
+
 func TestAttestationsNeedAPlace(t *testing.T) {
 	t.Parallel()
 	a := openApp(t, t.TempDir(), config.Config{})

@@ -124,15 +124,21 @@ func platformEvents(sink build.Sink, i int, p oci.Platform, told *sync.Map) buil
 
 // list fills in an index over its images.
 func (r *Build) list(index *build.Image, platforms []oci.Platform) error {
-	descs := make([]oci.Descriptor, len(platforms))
+	var images, statements []oci.Descriptor
 	for i, im := range index.Platforms {
-		descs[i] = im.Manifest
-		if descs[i].Platform == nil {
-			descs[i].Platform = &platforms[i]
+		desc := im.Manifest
+		if desc.Platform == nil {
+			desc.Platform = &platforms[i]
+		}
+		images = append(images, desc)
+		for j := range im.Attached {
+			if im.Attached[j].Listed {
+				statements = append(statements, im.Attached[j].Manifest)
+			}
 		}
 		add(&index.Stats, im.Stats)
 	}
-	ix := oci.NewIndex(descs, build.Annotations(r.Annotations, build.OnIndex, oci.Platform{}))
+	ix := oci.NewIndex(append(images, statements...), build.Annotations(r.Annotations, build.OnIndex, oci.Platform{}))
 	if r.DockerTypes {
 		ix.MediaType = oci.DockerManifestList
 	}

@@ -89,6 +89,14 @@ func (r *Build) checkTrust() error {
 		err := fmt.Errorf("provenance and SBOM: there is nowhere to keep them: %w", errs.Invalid)
 		return errs.Hint(err, "add --push, or an output of type oci or layout")
 	}
+	if r.Attest.Listed {
+		switch {
+		case !r.Attest.Any():
+			return errs.Hint(fmt.Errorf("nothing is stated of the image that its index could list: %w", errs.Invalid), "add --provenance or --sbom")
+		case r.DockerTypes:
+			return fmt.Errorf("provenance and SBOM: a list of manifests of Docker's types cannot hold them: %w", errs.Invalid)
+		}
+	}
 	return nil
 }
 

@@ -12,6 +12,7 @@ import (
 func (f *buildFlags) trustFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&f.provenance, "provenance", "", "attach how the image was made, `min|max`; max adds arguments, labels and the Dockerfile")
 	flags.StringVar(&f.sbom, "sbom", "", "attach a list of the image's packages, `spdx|cyclonedx`")
+	flags.BoolVar(&f.Attest.Listed, "attest-inline", false, "list --provenance and --sbom in an index around the image, as BuildKit does, instead of beside it")
 	flags.Lookup("provenance").NoOptDefVal = "min"
 	flags.Lookup("sbom").NoOptDefVal = "spdx"
 }

@@ -3,10 +3,11 @@
 //
 // Each is the predicate of an in-toto statement about the image's manifest, kept beside the image as an artifact that
 // refers to it (OCI image-spec, manifest.md §subject). The image itself stays as it is: no index is put around it, and
-// its digest does not depend on what is said of it.
+// its digest does not depend on what is said of it. Whoever wants it as BuildKit has it puts an Entry into the index.
 //
 //	packages, err := attest.Scan(ctx, view.Walk(ctx, "."))
-//	a, err := attest.New(manifest, name, attest.PredicateSPDX, document)
+//	s, err := attest.New(manifest, names, attest.PredicateSPDX, document)
+//	a, err := attest.Artifact(manifest, s)
 //
 // Package attest reads files that it is given and writes none.
 package attest
@@ -52,6 +53,8 @@ const (
 type Options struct {
 	Provenance string // Min, Max or "" for none
 	SBOM       string // SPDX, CycloneDX or "" for none
+	// Listed puts the statements into the index around the image instead of beside it.
+	Listed bool
 	// Source is what the build context was checked out from, if that is known.
 	Source *Source
 	// Dockerfile is its path in the build context, or its name: no path of this machine.
@@ -76,12 +79,11 @@ type statement struct {
 	Predicate     json.RawMessage `json:"predicate"`
 }
 
-// New returns the artifact that states something of a manifest. names are what the manifest is called; without any it is
-// called "_".
-func New(manifest oci.Descriptor, names []string, predicateType string, predicate any) (build.Attached, error) {
+// New returns the statement about a manifest. names are what the manifest is called; without any it is called "_".
+func New(manifest oci.Descriptor, names []string, predicateType string, predicate any) (build.Statement, error) {
 	data, err := oci.Marshal(predicate)
 	if err != nil {
-		return build.Attached{}, err
+		return build.Statement{}, err
 	}
 	s := statement{Type: statementType, PredicateType: predicateType, Predicate: data}
 	if len(names) == 0 {
@@ -91,34 +93,66 @@ func New(manifest oci.Descriptor, names []string, predicateType string, predicat
 		s.Subject = append(s.Subject, subject{n, digests(manifest.Digest)})
 	}
 	if data, err = oci.Marshal(s); err != nil {
-		return build.Attached{}, err
+		return build.Statement{}, err
 	}
-	return artifact(manifest, predicateType, data)
+	layer := oci.Describe(mediaType, data)
+	layer.Annotations = map[string]string{annotation: predicateType}
+	return build.Statement{Layer: layer, Data: data}, nil
 }
 
-// artifact wraps a statement. Its config is one of an image, as BuildKit's attestations and cosign's signatures have it:
-// some registries refuse the specification's empty config ("unknown manifest class").
-func artifact(manifest oci.Descriptor, predicateType string, data []byte) (build.Attached, error) {
-	a := build.Attached{Statement: data}
-	about := map[string]string{annotation: predicateType}
-	layer := oci.Describe(mediaType, data)
-	layer.Annotations = about
+// Artifact wraps a statement for itself, with the image as its subject.
+func Artifact(manifest oci.Descriptor, s build.Statement) (build.Attached, error) {
+	return wrap([]build.Statement{s}, func(m *oci.Manifest, entry *oci.Descriptor) {
+		m.ArtifactType, m.Annotations = mediaType, s.Layer.Annotations
+		m.Subject = &oci.Descriptor{MediaType: manifest.MediaType, Digest: manifest.Digest, Size: manifest.Size}
+		entry.ArtifactType, entry.Annotations = m.ArtifactType, m.Annotations
+	})
+}
+
+// Entry wraps all statements about an image for the index around it, as BuildKit does (its docs/attestations).
+func Entry(manifest oci.Descriptor, list []build.Statement) (build.Attached, error) {
+	a, err := wrap(list, func(_ *oci.Manifest, entry *oci.Descriptor) {
+		entry.Platform = &oci.Platform{OS: unknown, Architecture: unknown}
+		entry.Annotations = map[string]string{referenceDigest: manifest.Digest.String(), referenceType: "attestation-manifest"}
+	})
+	a.Listed = true
+	return a, err
+}
+
+// unknown is the platform of what runs nowhere.
+const unknown = "unknown"
+
+// Annotations of an entry, which say what it is and which manifest of the index it is about.
+const (
+	referenceDigest = "vnd.docker.reference.digest"
+	referenceType   = "vnd.docker.reference.type"
+)
+
+// wrap makes a manifest of statements; finish adds to it, and to its descriptor. Its config is one of an image, as
+// BuildKit's attestations and cosign's signatures have it: some registries refuse the specification's empty config
+// ("unknown manifest class").
+func wrap(list []build.Statement, finish func(m *oci.Manifest, entry *oci.Descriptor)) (build.Attached, error) {
+	a := build.Attached{Statements: list}
+	var layers []oci.Descriptor
 	var image oci.Image
-	image.OS, image.Architecture = "unknown", "unknown"
-	image.RootFS.Type, image.RootFS.DiffIDs = "layers", []oci.Digest{layer.Digest}
+	image.OS, image.Architecture, image.RootFS.Type = unknown, unknown, "layers"
+	for _, s := range list {
+		layers = append(layers, s.Layer)
+		image.RootFS.DiffIDs = append(image.RootFS.DiffIDs, s.Layer.Digest)
+	}
 	var err error
 	if a.RawConfig, err = oci.Marshal(image); err != nil {
 		return a, err
 	}
-	m := oci.NewManifest(oci.Describe(oci.MediaTypeConfig, a.RawConfig), []oci.Descriptor{layer}, about)
-	m.ArtifactType = mediaType
-	m.Subject = &oci.Descriptor{MediaType: manifest.MediaType, Digest: manifest.Digest, Size: manifest.Size}
+	m := oci.NewManifest(oci.Describe(oci.MediaTypeConfig, a.RawConfig), layers, nil)
+	var entry oci.Descriptor
+	finish(&m, &entry)
 	if a.Raw, err = oci.Marshal(m); err != nil {
 		return a, err
 	}
-	a.Manifest = oci.Describe(oci.MediaTypeManifest, a.Raw)
-	a.Manifest.ArtifactType, a.Manifest.Annotations = m.ArtifactType, about
-	a.Config, a.Layer = m.Config, layer
+	described := oci.Describe(oci.MediaTypeManifest, a.Raw)
+	entry.MediaType, entry.Digest, entry.Size = described.MediaType, described.Digest, described.Size
+	a.Manifest, a.Config = entry, m.Config
 	return a, nil
 }
 

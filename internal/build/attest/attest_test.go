@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	spdxjson "github.com/spdx/tools-golang/json"
 
+	"slipway/internal/build"
 	"slipway/internal/build/attest"
 	"slipway/internal/oci"
 	"slipway/internal/oci/layer"
@@ -232,14 +233,18 @@ func asMap(t *testing.T, data []byte) map[string]any {
 	return m
 }
 
-func TestNew(t *testing.T) {
+func TestArtifact(t *testing.T) {
 	t.Parallel()
 	r, err := ref.Parse("127.0.0.1:5000/team/app:v1")
 	if err != nil {
 		t.Fatal(err)
 	}
 	name := attest.ImageURL(r, oci.Platform{OS: "linux", Architecture: "arm64"})
-	a, err := attest.New(manifest, []string{name}, attest.PredicateSPDX, map[string]string{"a": "b"})
+	s, err := attest.New(manifest, []string{name}, attest.PredicateSPDX, map[string]string{"a": "b"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := attest.Artifact(manifest, s)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -250,7 +255,7 @@ func TestNew(t *testing.T) {
 	if m.Subject.Digest != manifest.Digest || m.ArtifactType != "application/vnd.in-toto+json" || a.Manifest.Digest != oci.Describe("", a.Raw).Digest {
 		t.Errorf("manifest = %s", a.Raw)
 	}
-	if m.Layers[0].Digest != oci.Describe("", a.Statement).Digest || m.Config.Digest != oci.Describe("", a.RawConfig).Digest {
+	if m.Layers[0].Digest != oci.Describe("", s.Data).Digest || m.Config.Digest != oci.Describe("", a.RawConfig).Digest {
 		t.Errorf("manifest does not fit its parts: %s", a.Raw)
 	}
 	want := map[string]any{
@@ -259,8 +264,40 @@ func TestNew(t *testing.T) {
 			"name": "pkg:docker/127.0.0.1:5000/team/app@v1?platform=linux%2Farm64", "digest": map[string]any{"sha256": manifest.Digest.Encoded()},
 		}},
 	}
-	if diff := cmp.Diff(want, asMap(t, a.Statement)); diff != "" {
+	if diff := cmp.Diff(want, asMap(t, s.Data)); diff != "" {
 		t.Errorf("statement mismatch (-want +got):\n%s", diff)
+	}
+}
+
+// An entry of an index says which image it is about, is for no platform, and holds all statements.
+func TestEntry(t *testing.T) {
+	t.Parallel()
+	var list []build.Statement
+	for _, predicate := range []string{attest.PredicateSLSA, attest.PredicateSPDX} {
+		s, err := attest.New(manifest, nil, predicate, map[string]string{"of": predicate})
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, s)
+	}
+	a, err := attest.Entry(manifest, list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := oci.Descriptor{
+		MediaType: oci.MediaTypeManifest, Digest: oci.Describe("", a.Raw).Digest, Size: int64(len(a.Raw)),
+		Platform:    &oci.Platform{OS: "unknown", Architecture: "unknown"},
+		Annotations: map[string]string{"vnd.docker.reference.type": "attestation-manifest", "vnd.docker.reference.digest": manifest.Digest.String()},
+	}
+	if diff := cmp.Diff(want, a.Manifest); diff != "" || !a.Listed {
+		t.Errorf("entry mismatch, listed %t (-want +got):\n%s", a.Listed, diff)
+	}
+	var m oci.Manifest
+	if err := json.Unmarshal(a.Raw, &m); err != nil {
+		t.Fatal(err)
+	}
+	if m.Subject != nil || len(m.Layers) != 2 || m.Layers[1].Annotations["in-toto.io/predicate-type"] != attest.PredicateSPDX {
+		t.Errorf("manifest = %s", a.Raw)
 	}
 }
 

@@ -69,7 +69,9 @@ func collect(im *build.Image, open Open, seen map[oci.Digest]bool) []part {
 		a := &im.Attached[i]
 		add(a.Manifest.Digest, memory(blobName(a.Manifest.Digest), a.Raw))
 		add(a.Config.Digest, memory(blobName(a.Config.Digest), a.RawConfig))
-		add(a.Layer.Digest, memory(blobName(a.Layer.Digest), a.Statement))
+		for _, s := range a.Statements {
+			add(s.Layer.Digest, memory(blobName(s.Layer.Digest), s.Data))
+		}
 	}
 	for _, p := range im.Platforms {
 		parts = append(parts, collect(p, open, seen)...)
@@ -87,7 +89,9 @@ func (o Output) descriptors(im *build.Image) ([]oci.Descriptor, error) {
 func attached(im *build.Image) []oci.Descriptor {
 	var list []oci.Descriptor
 	for i := range im.Attached {
-		list = append(list, im.Attached[i].Manifest)
+		if !im.Attached[i].Listed { // the image's own index has it
+			list = append(list, im.Attached[i].Manifest)
+		}
 	}
 	for _, p := range im.Platforms {
 		list = append(list, attached(p)...)

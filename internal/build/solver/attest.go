@@ -26,6 +26,23 @@ func (b *builder) attest(ctx context.Context, st *stack, im *build.Image) error 
 	if err := b.bill(ctx, st, im); err != nil {
 		return fmt.Errorf("SBOM: %w", err)
 	}
+	return b.wrap(im)
+}
+
+// wrap makes manifests of what is stated: one for each statement or, in the index around the image, one for all.
+func (b *builder) wrap(im *build.Image) error {
+	if b.req.Attest.Listed && len(b.stated) > 0 {
+		a, err := attest.Entry(im.Manifest, b.stated)
+		im.Attached = append(im.Attached, a)
+		return err
+	}
+	for _, s := range b.stated {
+		a, err := attest.Artifact(im.Manifest, s)
+		if err != nil {
+			return err
+		}
+		im.Attached = append(im.Attached, a)
+	}
 	return nil
 }
 
@@ -42,17 +59,17 @@ func (b *builder) provenance(im *build.Image) error {
 	if im.Provenance, err = oci.Marshal(attest.NewProvenance(made, opts.Provenance)); err != nil || opts.Provenance == "" {
 		return err
 	}
-	return b.attach(im, attest.PredicateSLSA, json.RawMessage(im.Provenance))
+	return b.state(im, attest.PredicateSLSA, json.RawMessage(im.Provenance))
 }
 
-// attach adds a statement to an image.
-func (b *builder) attach(im *build.Image, predicateType string, predicate any) error {
+// state adds a statement about an image.
+func (b *builder) state(im *build.Image, predicateType string, predicate any) error {
 	var names []string
 	for _, t := range b.req.Tags {
 		names = append(names, attest.ImageURL(t, *im.Manifest.Platform))
 	}
-	a, err := attest.New(im.Manifest, names, predicateType, predicate)
-	im.Attached = append(im.Attached, a)
+	s, err := attest.New(im.Manifest, names, predicateType, predicate)
+	b.stated = append(b.stated, s)
 	return err
 }
 
@@ -156,13 +173,13 @@ func (b *builder) bill(ctx context.Context, st *stack, im *build.Image) error {
 		if err != nil {
 			return err
 		}
-		return b.attach(im, attest.PredicateCycloneDX, doc)
+		return b.state(im, attest.PredicateCycloneDX, doc)
 	}
 	doc, err := attest.NewSPDX(d, contents)
 	if err != nil {
 		return err
 	}
-	return b.attach(im, attest.PredicateSPDX, doc)
+	return b.state(im, attest.PredicateSPDX, doc)
 }
 
 func (b *builder) contents(ctx context.Context, st *stack) (attest.Contents, error) {
@@ -195,11 +212,8 @@ func (b *builder) pushAttached(ctx context.Context, repos []ref.Ref, im *build.I
 }
 
 func (b *builder) pushOne(ctx context.Context, repo ref.Ref, a *build.Attached) error {
-	for _, blob := range []struct {
-		desc oci.Descriptor
-		data []byte
-	}{{a.Config, a.RawConfig}, {a.Layer, a.Statement}} {
-		pushed, err := b.Registry.PushBlob(ctx, repo, bytesSource(blob.desc, blob.data))
+	for _, blob := range append([]build.Statement{{Layer: a.Config, Data: a.RawConfig}}, a.Statements...) {
+		pushed, err := b.Registry.PushBlob(ctx, repo, bytesSource(blob.Layer, blob.Data))
 		if err != nil {
 			return err
 		}

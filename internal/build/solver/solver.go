@@ -195,9 +195,10 @@ type builder struct {
 	limits  *sandbox.Group
 	engine  Engine
 	devices deviceUse
-	packs   chan struct{} // a place for each layer packed at once
-	unpacks chan struct{} // a place for each layer unpacked at once
-	written atomic.Int64  // bytes of blobs, counted when the disk has a limit
+	stated  []build.Statement // of the image
+	packs   chan struct{}     // a place for each layer packed at once
+	unpacks chan struct{}     // a place for each layer unpacked at once
+	written atomic.Int64      // bytes of blobs, counted when the disk has a limit
 
 	mu      sync.Mutex
 	drafts  []snapshot.Draft
