@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"slipway/internal/build"
@@ -12,6 +13,7 @@ import (
 	"slipway/internal/oci/accel"
 	"slipway/internal/oci/accel/convert"
 	"slipway/internal/oci/accel/estargz"
+	"slipway/internal/oci/accel/overlaybd"
 	"slipway/internal/oci/accel/zstdchunked"
 	"slipway/internal/oci/ref"
 )
@@ -32,20 +34,27 @@ type Accelerate struct {
 type Acceleration struct {
 	// Name is one of AccelerationFormats.
 	Name string
-	// Level is the effort of compression. Default: the format's.
+	// Level is the effort of compression, where the format has such. Default: the format's.
 	Level int
+	// Algorithm is the kind of compression, where the format has several. Default: the format's.
+	Algorithm string
 }
 
 // AccelerationFormats are the formats of accelerated images.
-func AccelerationFormats() []string { return []string{"estargz", "zstdchunked"} }
+func AccelerationFormats() []string { return []string{"estargz", "zstdchunked", "overlaybd"} }
 
-// format makes the format, or returns an error of kind errs.Invalid.
-func (f Acceleration) format() (accel.Format, error) {
+// format makes the format, which may have temporary files in dir, or returns an error of kind errs.Invalid.
+func (f Acceleration) format(dir string) (accel.Format, error) {
+	if f.Algorithm != "" && f.Name != "overlaybd" {
+		return nil, fmt.Errorf("%s has one algorithm, and levels from 1 on: %w", f.Name, errs.Invalid)
+	}
 	switch f.Name {
 	case "estargz":
 		return estargz.New(estargz.Options{Level: f.Level})
 	case "zstdchunked":
 		return zstdchunked.New(zstdchunked.Options{Level: f.Level})
+	case "overlaybd":
+		return overlaybd.New(overlaybd.Options{Algorithm: f.Algorithm, Dir: dir})
 	}
 	return nil, fmt.Errorf("there is no format %q, only %s: %w", f.Name, strings.Join(AccelerationFormats(), ", "), errs.Invalid)
 }
@@ -62,7 +71,7 @@ func (r *Build) format() (accel.Format, error) {
 	if f.Name == "estargz" && f.Level == 0 {
 		f.Level = defaultBuildLevel
 	}
-	format, err := f.format()
+	format, err := f.format("")
 	if err == nil && format.Stacked() {
 		err := fmt.Errorf("compression %s: its layers cannot be made one by one: %w", f.Name, errs.Invalid)
 		return nil, errs.Hint(err, "push the image, then run 'slipway accelerate --format "+f.Name+" REF'")
@@ -86,7 +95,7 @@ func (a *App) tellPlain(r Build, f accel.Format, im *build.Image) {
 
 // Validate returns an error of kind errs.Invalid if there is no such format or level.
 func (f Acceleration) Validate() error {
-	_, err := f.format()
+	_, err := f.format("")
 	return err
 }
 
@@ -123,7 +132,11 @@ func (a *App) Accelerate(ctx context.Context, r Accelerate) (_ *Accelerated, err
 		return nil, err
 	}
 	defer func() { err = a.hintFull(errors.Join(err, w.end(err != nil))) }()
-	format, err := r.Format.format()
+	dir := a.home(acceleratedDir)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	format, err := r.Format.format(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -136,7 +149,7 @@ func (a *App) Accelerate(ctx context.Context, r Accelerate) (_ *Accelerated, err
 		return nil, err
 	}
 	c := convert.New(convert.Options{
-		Registry: a.registry, Blobs: w.blobs, Cache: accel.OpenCache(a.home(acceleratedDir), w.blobs),
+		Registry: a.registry, Blobs: w.blobs, Cache: accel.OpenCache(dir, w.blobs),
 	})
 	im, err := c.Image(ctx, convert.Request{From: from, To: to, Format: format, Steps: a.steps(r.Events)})
 	if err != nil {

@@ -41,7 +41,6 @@ type Format interface {
 }
 
 // Rereader is what a Format is that opens tars more than once, so that they should be on this machine as a whole.
-// Formats that are stacked do so in any case.
 type Rereader interface {
 	// Rereads says whether it does with its settings.
 	Rereads() bool

@@ -295,7 +295,7 @@ func (c *Converter) layers(ctx context.Context, r Request, descs []oci.Descripto
 	sources := make([]*source, len(descs))
 	for i, d := range descs {
 		sources[i] = &source{
-			c: c, from: r.From, desc: d, diffID: diffIDs[i], local: r.Format.Stacked() || again != nil && again.Rereads(),
+			c: c, from: r.From, desc: d, diffID: diffIDs[i], local: again != nil && again.Rereads(),
 		}
 	}
 	done := make([]Layer, len(descs))
