@@ -9,6 +9,7 @@ import (
 
 	"go.yaml.in/yaml/v4"
 
+	"slipway/internal/mistake"
 	"slipway/internal/pipeline"
 )
 
@@ -55,7 +56,7 @@ func (f *File) line(n int) string {
 	if n < 1 || n > len(f.lines) || len(f.lines[n-1]) > 500 {
 		return ""
 	}
-	return mask(strings.Map(printable, f.lines[n-1]))
+	return mistake.Mask(strings.Map(printable, f.lines[n-1]))
 }
 
 func printable(r rune) rune {

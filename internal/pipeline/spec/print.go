@@ -9,6 +9,7 @@ import (
 
 	"go.yaml.in/yaml/v4"
 
+	"slipway/internal/mistake"
 	"slipway/internal/pipeline"
 )
 
@@ -81,7 +82,7 @@ func valueNode(v *pipeline.Value, hidden bool) *yaml.Node {
 			n.Style = yaml.FlowStyle
 		}
 		for _, m := range v.Members {
-			put(n, m.Key, valueNode(m.Value, hidden || IsSecret(m.Key)))
+			put(n, m.Key, valueNode(m.Value, hidden || mistake.IsSecret(m.Key)))
 		}
 		return n
 	case v.Kind == pipeline.List:
@@ -117,7 +118,7 @@ func textNode(texts map[string]string) *yaml.Node {
 	n := mapping()
 	for _, key := range slices.Sorted(maps.Keys(texts)) {
 		value := texts[key]
-		if IsSecret(key) {
+		if mistake.IsSecret(key) {
 			value = "***"
 		}
 		put(n, key, scalar(value, ""))

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"slipway/internal/mistake"
 	"slipway/internal/pipeline"
 	"slipway/internal/pipeline/expr"
 	"slipway/internal/suggest"
@@ -169,7 +170,7 @@ func subject(path string) string {
 
 // what says what v is: a scalar is quoted, unless it may be a secret.
 func what(v *pipeline.Value, path string) string {
-	if v.Kind >= pipeline.List || IsSecret(path) || len(v.Text) > 100 {
+	if v.Kind >= pipeline.List || mistake.IsSecret(path) || len(v.Text) > 100 {
 		return v.Kind.String()
 	}
 	return quote(v.Text)

@@ -86,10 +86,10 @@ func Resolve(files []*File, opts Options) (p *pipeline.Pipeline, warnings Errors
 				"put it into a file of its own")
 		}
 	}
-	if err := s.errors.orNil(); err != nil {
-		return nil, s.warnings.sorted(), err
+	if err := s.errors.OrNil(); err != nil {
+		return nil, s.warnings.Sorted(), err
 	}
-	return p, s.warnings.sorted(), nil
+	return p, s.warnings.Sorted(), nil
 }
 
 // preferred leaves the Pipelines of all other files out when the file called name has one: in a folder of pipelines
@@ -116,7 +116,7 @@ func Validate(files []*File, opts Options) (warnings Errors, err error) {
 	s := newSet(files, opts)
 	documents := s.load()
 	if s.broken() {
-		return s.warnings.sorted(), s.errors.orNil()
+		return s.warnings.Sorted(), s.errors.OrNil()
 	}
 	for _, d := range documents[KindPipeline] {
 		s.resolve(d, documents)
@@ -126,7 +126,7 @@ func Validate(files []*File, opts Options) (warnings Errors, err error) {
 			s.resolve(instance(d), documents)
 		}
 	}
-	return s.warnings.sorted(), s.errors.orNil()
+	return s.warnings.Sorted(), s.errors.OrNil()
 }
 
 // instance is the Pipeline that runs a template and adds nothing to it, for checking a template nobody uses.
