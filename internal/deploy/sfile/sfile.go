@@ -272,13 +272,30 @@ func hook(key string) (Phase, string, bool) {
 	}
 }
 
-var regexCall = regexp.MustCompile(`^\$\{\s*regex\(\s*['"]?(.*?)['"]?\s*\)\s*\}$`)
+// regexCall takes the pattern out of ${regex('…')}.
+func regexCall(key string) (pattern string, ok bool) {
+	inside, ok := strings.CutPrefix(key, "${")
+	if ok {
+		inside, ok = strings.CutSuffix(inside, "}")
+	}
+	if ok {
+		inside, ok = strings.CutPrefix(strings.TrimSpace(inside), "regex(")
+	}
+	if ok {
+		inside, ok = strings.CutSuffix(inside, ")")
+	}
+	inside = strings.TrimSpace(inside)
+	if n := len(inside); n >= 2 && (inside[0] == '\'' || inside[0] == '"') && inside[n-1] == inside[0] {
+		inside = inside[1 : n-1]
+	}
+	return inside, ok
+}
 
 // matches reports whether a key of flow or actions means a command: by name, or by a regular expression in
 // ${regex('…')} that is found anywhere in the name.
 func matches(key, command string) bool {
-	if pattern := regexCall.FindStringSubmatch(key); pattern != nil {
-		re, err := regexp.Compile(pattern[1])
+	if pattern, ok := regexCall(key); ok {
+		re, err := regexp.Compile(pattern)
 		return err == nil && re.MatchString(command)
 	}
 	return key == command

@@ -130,8 +130,8 @@ func (l *loader) hooks(actions *value, ofResource bool) {
 
 // pattern refuses a ${regex('…')} that is none.
 func (l *loader) pattern(m member, pattern string) {
-	if call := regexCall.FindStringSubmatch(pattern); call != nil {
-		if _, err := regexp.Compile(call[1]); err != nil {
+	if call, ok := regexCall(pattern); ok {
+		if _, err := regexp.Compile(call); err != nil {
 			l.fail(m.at, err.Error(), "")
 		}
 	} else if strings.Contains(pattern, "${") {
