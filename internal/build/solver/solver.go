@@ -343,6 +343,12 @@ func (b *builder) warn(g *plan.Graph) {
 // close gives back what the build held.
 func (b *builder) close() error {
 	b.mu.Lock()
+	watches := b.watches
+	b.mu.Unlock()
+	for _, wait := range watches { // they look at the drafts, for which they need the lock
+		wait()
+	}
+	b.mu.Lock()
 	defer b.mu.Unlock()
 	var first error
 	keep := func(err error) {
@@ -353,9 +359,6 @@ func (b *builder) close() error {
 	keep(b.engine.Close())
 	for _, d := range b.drafts {
 		keep(d.Discard()) // harmless for those that were published
-	}
-	for _, wait := range b.watches {
-		wait()
 	}
 	b.holdMu.Lock()
 	defer b.holdMu.Unlock()
