@@ -40,6 +40,9 @@ type Acceleration struct {
 	Algorithm string
 }
 
+// defaultFormat is the one that every runtime takes.
+const defaultFormat = "estargz"
+
 // AccelerationFormats are the formats of accelerated images.
 func AccelerationFormats() []string { return []string{"estargz", "zstdchunked", "overlaybd"} }
 

@@ -36,6 +36,13 @@ func (a *App) useInstance(written, here ref.Ref, id string) string {
 	return "instanceID " + id + ": the registry's credentials are asked for with the access key"
 }
 
+// converts says whether the registry of an image is an ACR instance, once a task names its instance: one that the file names
+// itself, or whose address is one of ACR's.
+func converts(written, here ref.Ref) bool {
+	_, cloud := acr.Parse(here.Registry())
+	return cloud || here.Registry() == written.Registry()
+}
+
 // network knows which addresses inside Alibaba Cloud's networks can be reached from here.
 type network struct {
 	dial func(ctx context.Context, network, address string) (net.Conn, error)

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -109,7 +110,7 @@ func Prepare(ctx context.Context, home string, now time.Time, r Run) (p *Prepare
 // Checkers know what the tasks of each available worker need.
 func Checkers() map[string]spec.Checker {
 	return map[string]spec.Checker{
-		image.Name:    image.New(image.Options{}),
+		image.Name:    image.New(image.Options{CheckFormat: checkFormat}),
 		approval.Name: approval.New(approval.Options{}),
 	}
 }
@@ -162,7 +163,7 @@ func (a *App) Run(ctx context.Context, p *Prepared, to Listener) (*pipeline.Run,
 	worker := image.New(image.Options{
 		Builder:  imageBuilder{a},
 		MapRef:   func(r ref.Ref) ref.Ref { return public(mapped(r)) },
-		Instance: a.useInstance,
+		Instance: a.useInstance, Converts: converts, CheckFormat: checkFormat, Suffixes: a.opts.Config.AcceleratedSuffixes,
 	})
 	events, end := a.events(ctx, p.Pipeline, to.Events)
 	defer end()
@@ -244,6 +245,28 @@ func (b imageBuilder) Build(ctx context.Context, r image.Request) (image.Result,
 	}
 	return image.Result{Digest: im.Manifest.Digest.String()}, nil
 }
+
+func (b imageBuilder) Accelerate(ctx context.Context, r image.Acceleration) (image.Result, error) {
+	im, err := b.app.Accelerate(ctx, Accelerate{
+		Image: r.From.String(), Tag: r.To.String(), Format: taskFormat(r.Format, r.Level), Events: func(e build.Event) { r.Progress(e) },
+	})
+	if err != nil {
+		return image.Result{}, err
+	}
+	return image.Result{Digest: im.Digest.String()}, nil
+}
+
+func (b imageBuilder) Named(ctx context.Context, r ref.Ref) (string, error) {
+	desc, err := b.app.registry.Head(ctx, r)
+	return desc.Digest.String(), err
+}
+
+// taskFormat is the format that a task asks for.
+func taskFormat(name string, level int) Acceleration {
+	return Acceleration{Name: cmp.Or(name, defaultFormat), Level: level}
+}
+
+func checkFormat(name string, level int) error { return taskFormat(name, level).Validate() }
 
 func cacheSpecs(caches []image.Cache) []remote.Spec {
 	var specs []remote.Spec

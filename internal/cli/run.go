@@ -204,6 +204,13 @@ type taskResult struct {
 	Image      string          `json:"image,omitempty"`
 	Digest     string          `json:"digest,omitempty"`
 	Also       []string        `json:"also,omitempty"` // further references to the image
+
+	Accelerated []imageResult `json:"accelerated,omitempty"` // images made of it that need not be fetched whole
+}
+
+type imageResult struct {
+	Image  string `json:"image"`
+	Digest string `json:"digest"`
 }
 
 // printRun prints what became of a run.
@@ -219,6 +226,9 @@ func printRun(w io.Writer, f format, run *pipeline.Run) error {
 			took = elapsed(t.FinishedAt.Sub(t.StartedAt))
 		}
 		_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", t.Name, t.Status, took, orDash(t.Output.Image), orDash(t.Output.Digest))
+		for _, im := range t.Output.Accelerated {
+			_, _ = fmt.Fprintf(table, "\t\t\t%s\t%s\n", im.Ref, im.Digest)
+		}
 	}
 	if err := table.Flush(); err != nil {
 		return fmt.Errorf("print the result: %w", err)
@@ -232,6 +242,9 @@ func resultOf(run *pipeline.Run) runResult {
 		task := taskResult{
 			Name: t.Name, Status: t.Status, Attempts: t.Attempts, ExitCode: t.ExitCode, Class: t.Class, Reason: t.Reason,
 			Image: t.Output.Image, Digest: t.Output.Digest, Also: t.Output.Also,
+		}
+		for _, im := range t.Output.Accelerated {
+			task.Accelerated = append(task.Accelerated, imageResult{im.Ref, im.Digest})
 		}
 		if !t.StartedAt.IsZero() {
 			task.StartedAt, task.FinishedAt = &t.StartedAt, &t.FinishedAt

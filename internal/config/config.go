@@ -38,6 +38,8 @@ type Config struct {
 	ACREndpoint string
 	// ACRInstances gives the ids of ACR Enterprise instances by registry host.
 	ACRInstances map[string]string
+	// AcceleratedSuffixes are what tags end with that ask for an accelerated image, longer ones first. None: the worker's.
+	AcceleratedSuffixes []string
 	// GC bounds what is kept.
 	GC GC
 }
@@ -58,7 +60,17 @@ func (c Config) Over(below Config) Config {
 		ACREndpoint:        cmp.Or(c.ACREndpoint, below.ACREndpoint),
 		ACRInstances:       over(c.ACRInstances, below.ACRInstances),
 		GC:                 c.GC.over(below.GC),
+
+		AcceleratedSuffixes: first(c.AcceleratedSuffixes, below.AcceleratedSuffixes),
 	}
+}
+
+// first returns the first list that has something in it.
+func first(top, below []string) []string {
+	if len(top) > 0 {
+		return top
+	}
+	return below
 }
 
 func over[V any](top, below map[string]V) map[string]V {
@@ -80,6 +92,8 @@ type Words struct {
 	ACREndpoint        string   // scheme://host[:port]
 	ACRInstances       []string // HOST=ID
 	GC                 []string // KEY=AMOUNT, or off
+
+	AcceleratedSuffixes []string // what tags may have at their ends
 }
 
 // Parse turns words into settings. A word that means nothing is an errs.Invalid that repeats it.
@@ -116,6 +130,11 @@ func Parse(w Words) (Config, error) {
 			return Config{}, fmt.Errorf("ACR instance %q: %w", word, err)
 		}
 	}
+	for _, word := range w.AcceleratedSuffixes {
+		if err := c.addSuffix(word); err != nil {
+			return Config{}, fmt.Errorf("accelerated suffix %q: %w", word, err)
+		}
+	}
 	for _, word := range w.GC {
 		if err := c.addGC(word); err != nil {
 			return Config{}, fmt.Errorf("garbage collection %q: %w", word, err)
@@ -125,8 +144,8 @@ func Parse(w Words) (Config, error) {
 }
 
 // FromEnv reads settings from the environment. Each variable is a list separated by commas:
-// SLIPWAY_INSECURE_REGISTRIES, SLIPWAY_REGISTRY_MIRRORS, SLIPWAY_MAP_REGISTRY, SLIPWAY_MAP_NAS, SLIPWAY_GC
-// and SLIPWAY_ACR_INSTANCES. SLIPWAY_ACR_ENDPOINT is one address.
+// SLIPWAY_INSECURE_REGISTRIES, SLIPWAY_REGISTRY_MIRRORS, SLIPWAY_MAP_REGISTRY, SLIPWAY_MAP_NAS, SLIPWAY_GC,
+// SLIPWAY_ACCELERATED_SUFFIXES and SLIPWAY_ACR_INSTANCES. SLIPWAY_ACR_ENDPOINT is one address.
 func FromEnv(getenv func(string) string) (Config, error) {
 	list := func(name string) []string {
 		return strings.FieldsFunc(getenv(name), func(r rune) bool { return r == ',' })
@@ -139,12 +158,34 @@ func FromEnv(getenv func(string) string) (Config, error) {
 		ACREndpoint:        getenv("SLIPWAY_ACR_ENDPOINT"),
 		ACRInstances:       list("SLIPWAY_ACR_INSTANCES"),
 		GC:                 list("SLIPWAY_GC"),
+
+		AcceleratedSuffixes: list("SLIPWAY_ACCELERATED_SUFFIXES"),
 	})
 	if err != nil {
 		return Config{}, fmt.Errorf("read the environment: %w", err)
 	}
 	return c, nil
 }
+
+// addSuffix keeps the suffixes in order, so that one that ends with another is recognized first.
+func (c *Config) addSuffix(word string) error {
+	for _, r := range word {
+		if r != '_' && r != '.' && r != '-' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') {
+			return invalid("a tag has only letters, digits and _.-")
+		}
+	}
+	if word == "" || len(word) > maxSuffix {
+		return invalid("want 1 to 64 characters")
+	}
+	if !slices.Contains(c.AcceleratedSuffixes, word) {
+		c.AcceleratedSuffixes = append(c.AcceleratedSuffixes, word)
+	}
+	slices.SortStableFunc(c.AcceleratedSuffixes, func(a, b string) int { return cmp.Compare(len(b), len(a)) })
+	return nil
+}
+
+// maxSuffix leaves half of a tag for what it is a suffix of.
+const maxSuffix = 64
 
 func (c *Config) addMirror(word string) error {
 	source, host, ok := strings.Cut(word, "=")

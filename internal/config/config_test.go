@@ -35,6 +35,7 @@ mapNas:
   server.cn-hangzhou.nas.aliyuncs.com:/fc: /srv/nas
 acrEndpoint: https://cr.example.com/
 acrInstances: {demo-registry.cn-hangzhou.cr.aliyuncs.com: cri-1}
+acceleratedSuffixes: [_lazy, _very_lazy, _lazy]
 gc: {maxUsed: 20g, minFree: 2.5%, maxCacheMount: off}
 `,
 			config.Config{
@@ -46,8 +47,9 @@ gc: {maxUsed: 20g, minFree: 2.5%, maxCacheMount: off}
 				MapRegistry: map[string]string{"registry-vpc.cn-hangzhou.aliyuncs.com": "127.0.0.1:5000/hangzhou"},
 				MapNAS:      map[string]string{"server.cn-hangzhou.nas.aliyuncs.com:/fc": "/srv/nas"},
 
-				ACREndpoint:  "https://cr.example.com",
-				ACRInstances: map[string]string{"demo-registry.cn-hangzhou.cr.aliyuncs.com": "cri-1"},
+				ACREndpoint:         "https://cr.example.com",
+				ACRInstances:        map[string]string{"demo-registry.cn-hangzhou.cr.aliyuncs.com": "cri-1"},
+				AcceleratedSuffixes: []string{"_very_lazy", "_lazy"},
 				GC: config.GC{
 					MaxUsed: config.Amount{Bytes: 20 << 30}, MinFree: config.Amount{Percent: 2.5}, MaxCacheMount: config.Amount{Off: true},
 				},
@@ -75,7 +77,7 @@ func TestDecodeMistakes(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct{ name, file, want string }{
 		{"unknown key", "insecureRegistry: [a]\n", `config.yaml:1:1: unknown key "insecureRegistry"; did you mean "insecureRegistries"?`},
-		{"key like no other", "color: on\n", `config.yaml:1:1: unknown key "color"; keys are ["acrEndpoint" "acrInstances" "gc" "insecureRegistries" "mapNas" "mapRegistry" "registryMirrors"]`},
+		{"key like no other", "color: on\n", `config.yaml:1:1: unknown key "color"; keys are ["acceleratedSuffixes" "acrEndpoint" "acrInstances" "gc" "insecureRegistries" "mapNas" "mapRegistry" "registryMirrors"]`},
 		{"syntax", "mapNas: [\n", "config.yaml:2:1: "},
 		{"not a mapping", "- a\n", "config.yaml:1:1: want a mapping"},
 		{"second document", "mapNas: {}\n---\nmapNas: {}\n", "config.yaml:2:1: a second document"},
@@ -88,6 +90,7 @@ func TestDecodeMistakes(t *testing.T) {
 		{"map to a list", "mapRegistry:\n  a.example: [b]\n", "config.yaml:2:14: want text"},
 		{"endpoint without a scheme", "acrEndpoint: cr.example.com\n", "config.yaml:1:14: want an address"},
 		{"endpoint is a list", "acrEndpoint: [a]\n", "config.yaml:1:14: want text"},
+		{"suffix of no tag", "acceleratedSuffixes: [_ok, a/b]\n", `config.yaml:1:28: a tag has only letters, digits and _.-`},
 		{"instance without an id", "acrInstances: {a.example: ''}\n", "config.yaml:1:16: want HOST=ID"},
 		{"share without a path", "mapNas:\n  server: /srv\n", "config.yaml:2:3: the share is not SERVER:/PATH"},
 		{"bound that is none", "gc: {maxUsd: 1g}\n", `config.yaml:1:6: unknown key "maxUsd"; did you mean "maxUsed"?`},

@@ -88,7 +88,12 @@ func (d *decoder) top(n *yaml.Node) {
 		"mapRegistry":        func(n *yaml.Node) { d.pairs(n, d.config.addRegistry) },
 		"mapNas":             func(n *yaml.Node) { d.pairs(n, d.config.addNAS) },
 		"acrEndpoint":        func(n *yaml.Node) { d.text(n, d.config.setACREndpoint) },
-		"acrInstances":       func(n *yaml.Node) { d.pairs(n, d.config.addACRInstance) },
+		"acceleratedSuffixes": func(n *yaml.Node) {
+			for _, s := range d.strings(n) {
+				d.note(s, d.config.addSuffix(s.Value))
+			}
+		},
+		"acrInstances": func(n *yaml.Node) { d.pairs(n, d.config.addACRInstance) },
 	}
 	if n.Kind == yaml.ScalarNode && n.Tag == "!!null" {
 		return

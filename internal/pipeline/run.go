@@ -37,7 +37,12 @@ type Output struct {
 	Image, Digest string
 	// Also are further references to the same.
 	Also []string
+	// Accelerated are images made of it that need not be fetched whole.
+	Accelerated []Image
 }
+
+// Image is a reference and what it named when it was pushed.
+type Image struct{ Ref, Digest string }
 
 // EventKind says what an Event tells.
 type EventKind string

@@ -158,6 +158,10 @@ func buildShape() *shape {
 			may("env", str("The variable of the task's environment that holds it.")),
 			may("file", str("The file that holds it: in the repository, or in a NAS mount.")))}),
 		may("cache", cacheShape()),
+		may("acceleration", closed("Makes an accelerated image beside the plain one, as a tag that ends with _accelerated does.",
+			may("format", &shape{form: text, desc: "Default: acr for an ACR Enterprise instance, else estargz.", enum: []string{"estargz", "zstdchunked", "overlaybd", "acr"}}),
+			may("level", &shape{form: whole, desc: "The effort of compression. Default: the format's.", least: 1, most: 22}),
+			may("timeout", &shape{form: whole, desc: "Seconds to wait for what the registry makes. Default: 900.", least: 1, most: 86400}))),
 	)
 }
 

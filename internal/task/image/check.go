@@ -10,9 +10,6 @@ import (
 	"slipway/internal/pipeline"
 )
 
-// accelerated is the suffix of a tag that asks for a lazily loading image beside the plain one.
-const accelerated = "_accelerated"
-
 // Check reports mistakes in warm and build; see pipeline.Worker.
 func (w *Worker) Check(t *pipeline.Task, report pipeline.Report) {
 	build, warm := t.Data.Get("build"), t.Data.Get("warm")
@@ -20,14 +17,14 @@ func (w *Worker) Check(t *pipeline.Task, report pipeline.Report) {
 		report(t.Origin, "the task "+t.Name+" has neither build nor warm in its context.data", "add build: {image: REGISTRY/REPOSITORY:TAG}")
 	}
 	if !build.Absent() {
-		checkBuild(t, build, report)
+		w.checkBuild(t, build, report)
 	}
 	if !warm.Absent() {
 		checkWarm(t, warm, report)
 	}
 }
 
-func checkBuild(t *pipeline.Task, build *pipeline.Value, report pipeline.Report) {
+func (w *Worker) checkBuild(t *pipeline.Task, build *pipeline.Value, report pipeline.Report) {
 	if image := build.Get("image"); image.String() == "" {
 		report(t.Data.KeyAt("build"), "build needs an image", "add image: REGISTRY/REPOSITORY:TAG")
 	} else {
@@ -44,6 +41,37 @@ func checkBuild(t *pipeline.Task, build *pipeline.Value, report pipeline.Report)
 	checkPlatforms(build.Get("platforms"), report)
 	checkSecrets(build.Get("secrets"), report)
 	checkCache(build.Get("cache"), report)
+	w.checkAcceleration(build, report)
+}
+
+func (w *Worker) checkAcceleration(build *pipeline.Value, report pipeline.Report) {
+	v, image := build.Get("acceleration"), build.Get("image")
+	format := v.Get("format")
+	switch {
+	case v.Absent():
+	case format.String() == formatACR && level(v) != 0:
+		report(v.Get("level").Origin, "level has no meaning for what the registry makes", "remove it, or write another format")
+	case format.String() == formatACR && build.Get("instanceID").String() == "":
+		report(format.Origin, "format acr needs the instance that makes the image", "add instanceID: cri-…")
+	case format.String() != formatACR && !v.Get("timeout").Absent():
+		report(v.Get("timeout").Origin, "timeout is for what the registry makes", "remove it, or write format: acr")
+	case format.String() != formatACR && !open(format.String()):
+		if err := w.opts.CheckFormat(format.String(), level(v)); err != nil {
+			report(v.Origin, err.Error(), "see docs/acceleration.md")
+		}
+	}
+	r, err := ref.Parse(image.String())
+	if image.Absent() || open(image.String()) || err != nil {
+		return
+	}
+	for _, suffix := range w.opts.Suffixes {
+		if r.Tag() == suffix {
+			report(image.Origin, "the tag "+suffix+" is only what says that the image is to be accelerated", "write a tag before it, such as v1"+suffix)
+		}
+	}
+	if longest := w.opts.Suffixes[0]; !v.Absent() && !strings.HasSuffix(r.Tag(), w.opts.Suffixes[len(w.opts.Suffixes)-1]) && !ref.ValidTag(r.Tag()+longest) {
+		report(image.Origin, "the tag is too long for that of the accelerated image, which has "+longest+" after it", "write a shorter one")
+	}
 }
 
 // each calls f for the items of a list that are known by now.
@@ -167,9 +195,6 @@ func checkTarget(v *pipeline.Value, report pipeline.Report) {
 	case !ok:
 	case r.Digest() != "":
 		report(v.Origin, "image has a digest: an image is pushed to a tag, its digest is what comes of it", "write "+r.WithDigest("").String())
-	case strings.HasSuffix(r.Tag(), accelerated):
-		plain := r.WithTag(strings.TrimSuffix(r.Tag(), accelerated))
-		report(v.Origin, "accelerated images are not supported", "build the plain image: "+plain.Familiar())
 	}
 }
 

@@ -29,6 +29,10 @@ type Builder interface {
 	Build(ctx context.Context, r Request) (Result, error)
 	// Warm brings base images into a cache folder.
 	Warm(ctx context.Context, r WarmRequest) error
+	// Accelerate converts an image that was pushed into an accelerated one, and pushes that.
+	Accelerate(ctx context.Context, r Acceleration) (Result, error)
+	// Named returns the digest that a tag names now, or an error of kind errs.NotFound.
+	Named(ctx context.Context, r ref.Ref) (string, error)
 }
 
 // Request is an image to build and push.
@@ -83,6 +87,14 @@ type Options struct {
 	// Instance takes the ACR instance that a file names for the registry of an image, as written and as it is here, and says
 	// what comes of it. Default: nothing does.
 	Instance func(written, here ref.Ref, id string) string
+	// Converts says whether an image is, as written and as it is here, in a registry that makes accelerated images itself
+	// once it is known as an ACR instance. Default: none does.
+	Converts func(written, here ref.Ref) bool
+	// CheckFormat says what is wrong with a format of accelerated images and its level. Default: nothing is.
+	CheckFormat func(format string, level int) error
+	// Suffixes are what tags end with that ask for an accelerated image, longer ones before those that they end with.
+	// Default: Suffixes().
+	Suffixes []string
 }
 
 // Worker is the worker of build-image-task.
@@ -97,6 +109,15 @@ func New(opts Options) *Worker {
 	}
 	if opts.Instance == nil {
 		opts.Instance = func(_, _ ref.Ref, id string) string { return "instanceID " + id + ": of no use here" }
+	}
+	if opts.Converts == nil {
+		opts.Converts = func(_, _ ref.Ref) bool { return false }
+	}
+	if opts.CheckFormat == nil {
+		opts.CheckFormat = func(string, int) error { return nil }
+	}
+	if len(opts.Suffixes) == 0 {
+		opts.Suffixes = Suffixes()
 	}
 	return &Worker{opts: opts}
 }
@@ -168,20 +189,29 @@ func (w *Worker) build(ctx context.Context, job *pipeline.Job, build *pipeline.V
 		Args: scalars(build.Get("args")), Target: build.Get("target").String(), Platforms: build.Get("platforms").Strings(),
 		Limits: job.Environment.Limits, LimitsOf: job.Environment.Source(), Progress: progress(job),
 	}
-	if r.Images, err = tags(image, build, func(v *pipeline.Value) (ref.Ref, error) { return w.locate(job, v, build) }); err != nil {
+	named, err := tags(image, build, func(v *pipeline.Value) (ref.Ref, error) { return w.locate(job, v, build) })
+	if err != nil {
 		return pipeline.Output{}, err
 	}
+	asked, targets := w.targets(build, image, named)
+	r.Images = plains(targets)
 	if r.Secrets, err = secrets(job, root, build); err != nil {
 		return pipeline.Output{}, err
 	}
 	if r.CacheFrom, r.CacheTo, err = caches(job, build); err != nil {
 		return pipeline.Output{}, err
 	}
+	waits, err := w.look(ctx, asked, targets)
+	if err != nil {
+		return pipeline.Output{}, err
+	}
 	result, err := w.opts.Builder.Build(ctx, r)
 	if err != nil {
 		return pipeline.Output{}, fmt.Errorf("build %s: %w", image.Familiar(), err)
 	}
-	return output(r.Images, result), nil
+	out := output(r.Images, result)
+	out.Accelerated, err = w.accelerate(ctx, job, asked, targets, waits, result.Digest)
+	return out, err
 }
 
 func output(images []ref.Ref, result Result) pipeline.Output {

@@ -3,6 +3,7 @@ package image_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -32,7 +33,14 @@ spec:
 // resolve reads a task whose context data is text, indented by twelve.
 func resolve(text string) (*pipeline.Task, error) {
 	file := spec.Parse("f.yaml", []byte(header+text))
-	p, _, err := spec.Resolve([]*spec.File{file}, spec.Options{Checkers: map[string]spec.Checker{image.Name: image.New(image.Options{})}})
+	p, _, err := spec.Resolve([]*spec.File{file}, spec.Options{Checkers: map[string]spec.Checker{image.Name: image.New(image.Options{
+		CheckFormat: func(_ string, level int) error {
+			if level > 9 {
+				return fmt.Errorf("no level %d", level)
+			}
+			return nil
+		},
+	})}})
 	if err != nil {
 		return nil, err
 	}
@@ -64,7 +72,18 @@ func TestCheck(t *testing.T) {
 		{"no image", "build: {dockerfile: a}", "f.yaml:11:13: build needs an image"},
 		{"masked", "build: {image: registry-vpc.cn-hangzhou.aliyuncs.com/pipeline***/demo***:latest}", "f.yaml:11:28: "},
 		{"a digest", "build: {image: r.example.com/a@sha256:" + strings.Repeat("a", 64) + "}", "image has a digest"},
-		{"accelerated", "build: {image: \"r.example.com/a/b:debug_accelerated\"}", "f.yaml:11:28: accelerated images are not supported"},
+		{"accelerated", "build: {image: \"r.example.com/a/b:debug_accelerated\"}", ""},
+		{"accelerated as a whole", "build: {image: \"r.example.com/a/b:debug_containerd_accelerated\", instanceID: cri-1}", ""},
+		{"nothing but accelerated", "build: {image: \"r.example.com/a/b:_accelerated\"}", "f.yaml:11:28: the tag _accelerated is only what says"},
+		{"acceleration", "build: {image: a, acceleration: {format: estargz, level: 9}}", ""},
+		{"acceleration by default", "build: {image: a, acceleration: {}}", ""},
+		{"acceleration by ACR", "build: {image: a, instanceID: cri-1, acceleration: {format: acr, timeout: 60}}", ""},
+		{"acceleration by ACR, nobody knows which", "build: {image: a, acceleration: {format: acr}}", "f.yaml:11:54: format acr needs the instance"},
+		{"acceleration by ACR at a level", "build: {image: a, instanceID: c, acceleration: {format: acr, level: 3}}", "level has no meaning"},
+		{"a format that nobody knows", "build: {image: a, acceleration: {format: zip}}", "f.yaml:11:54: "},
+		{"a level that the format does not have", "build: {image: a, acceleration: {format: estargz, level: 20}}", "f.yaml:11:45: no level 20"},
+		{"a timeout of nothing", "build: {image: a, acceleration: {timeout: 20}}", "f.yaml:11:55: timeout is for what the registry makes"},
+		{"a tag that is too long", "build: {image: \"a:" + strings.Repeat("x", 120) + "\", acceleration: {}}", "the tag is too long"},
 		{"Dockerfile above", "build: {image: a, dockerfile: ../Dockerfile}", "dockerfile ../Dockerfile leads out of the repository"},
 		{"absolute Dockerfile", "build: {image: a, dockerfile: /etc/passwd}", "dockerfile /etc/passwd leads out of the repository"},
 		{"context above", "build: {image: a, context: a/../../b}", "context a/../../b leads out of the repository"},
@@ -93,7 +112,17 @@ type builder struct {
 	warmed  image.WarmRequest
 	order   []string
 	err     error
+
+	accelerated []image.Acceleration
+	named       func(ref.Ref) (string, error)
 }
+
+func (b *builder) Accelerate(_ context.Context, r image.Acceleration) (image.Result, error) {
+	b.accelerated, b.order = append(b.accelerated, r), append(b.order, "accelerate")
+	return image.Result{Digest: "sha256:1"}, nil
+}
+
+func (b *builder) Named(_ context.Context, r ref.Ref) (string, error) { return b.named(r) }
 
 func (b *builder) Build(_ context.Context, r image.Request) (image.Result, error) {
 	b.request, b.order = r, append(b.order, "build")
