@@ -10,7 +10,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"slipway/internal/app"
-	"slipway/internal/build"
 	"slipway/internal/build/dockerfile"
 	"slipway/internal/cli/progress"
 	"slipway/internal/errs"
@@ -154,20 +153,20 @@ func lintResult(c *app.Checked, failure error) lintResults {
 		r.Sources = append(r.Sources, lintSource{Name: c.File.Name, Language: "Dockerfile", Data: []byte(c.File.Text())})
 	}
 	for _, w := range c.Warnings {
-		r.Warnings = append(r.Warnings, lintWarning{Rule: w.Rule, About: w.About, URL: w.URL, Detail: w.Msg, At: lintAt(w.Source)})
+		r.Warnings = append(r.Warnings, lintWarning{Rule: w.Rule, About: w.About, URL: w.URL, Detail: w.Msg, At: lintAt(w.First, w.Last)})
 	}
 	if failure != nil {
 		r.Error = &lintFailure{Message: redact(failure.Error())}
 		if e, ok := errors.AsType[*dockerfile.Error](failure); ok {
-			r.Error.At = lintAt(e.Source)
+			r.Error.At = lintAt(e.Source.Line, e.Source.Line+len(e.Source.Lines)-1)
 		}
 	}
 	return r
 }
 
-func lintAt(e build.Excerpt) lintPlace {
-	if len(e.Lines) == 0 {
+func lintAt(first, last int) lintPlace {
+	if first < 1 {
 		return lintPlace{}
 	}
-	return lintPlace{Ranges: []lintRange{{Start: lintLine{e.Line}, End: lintLine{e.Line + len(e.Lines) - 1}}}}
+	return lintPlace{Ranges: []lintRange{{Start: lintLine{first}, End: lintLine{last}}}}
 }

@@ -35,12 +35,12 @@ func TestParseErrors(t *testing.T) {
 			"Dockerfile:2:1: COPY requires at least two arguments, but only one was provided. Destination could not be determined",
 		}},
 		{"heredoc without end", "FROM x\nRUN <<EOF\ncat\n", []string{"Dockerfile:2:1: unterminated heredoc"}},
-		{"escape", "# escape=x\nFROM x\n", []string{"Dockerfile:1:1: invalid escape token 'x' does not match ` or \\"}},
-		{"check", "# check=skipp=x\nFROM x\n", []string{`Dockerfile:1:1: invalid check option "skipp"`}},
+		{"escape", "# escape=x\nFROM x\n", []string{"Dockerfile:1:10: invalid escape token 'x' does not match ` or \\"}},
+		{"check", "# check=skipp=x\nFROM x\n", []string{`Dockerfile:1:9: invalid check option "skipp"`}},
 		{"syntax twice", "# syntax=a\n# syntax=b\nFROM x\n", []string{"Dockerfile:2:1: only one syntax parser directive can be used"}},
-		{"network", "FROM x\nRUN --network=sometimes y\n", []string{`Dockerfile:2:1: invalid network mode "sometimes"`}},
+		{"network", "FROM x\nRUN --network=sometimes y\n", []string{`Dockerfile:2:15: invalid network mode "sometimes"`}},
 		{"stage name", "FROM x AS 1st\n", []string{
-			`Dockerfile:1:1: invalid name for build stage: "1st", name can't start with a number or contain symbols`,
+			`Dockerfile:1:11: invalid name for build stage: "1st", name can't start with a number or contain symbols`,
 		}},
 		{"chained ONBUILD", "FROM x\nONBUILD ONBUILD RUN y\n", []string{"Dockerfile:2:1: Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed"}},
 		{"all at once", "FROM x\nRUNN y\nCOPY a\nUSER\n", []string{
@@ -124,6 +124,33 @@ func TestParseDirectives(t *testing.T) {
 	}
 }
 
+// A message points at the word that it names, if that stands in the instruction once and is no part of a longer one.
+func TestPlaces(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name, file, want, marked string
+	}{
+		{"a word", "FROM x\nRUN a \\\n  b\nHEALTHCHECK \\\n\t--interval=7 CMD x\n", `Dockerfile:5:13: time: missing unit in duration "7"`, "7"},
+		{"a word that stands there twice", "FROM x\nRUN --network=foo foo\n", `Dockerfile:2:1: invalid network mode "foo"`, "RUN"},
+		{"a word of the parser's", "FROM x\nENV a=b c\n", `Dockerfile:2:9: Syntax error - can't find = in "c". Must be of the form: name=value`, "c"},
+		{"a flag", "FROM x\nCOPY \\\n\t--form=x a b\n", "Dockerfile:3:2: unknown flag: --form (did you mean from?)", "--form=x"},
+		{"no word", "FROM x\n\tUSER\n", "Dockerfile:2:2: USER requires exactly one argument", "USER"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			_, err := dockerfile.Parse("Dockerfile", []byte(tt.file))
+			e, ok := errors.AsType[*dockerfile.Error](err)
+			if !ok || e.Error() != tt.want {
+				t.Fatalf("Parse = %v, want %s", err, tt.want)
+			}
+			x := e.Excerpt()
+			if got := x.Lines[0][x.Col-1 : x.Col-1+x.Width]; got != tt.marked || x.Line != e.Line {
+				t.Errorf("line %d %q is marked at %q, want %q", x.Line, x.Lines[0], got, tt.marked)
+			}
+		})
+	}
+}
+
 func TestInstructionsAreFreshCopies(t *testing.T) {
 	t.Parallel()
 	f, err := dockerfile.Parse("Dockerfile", []byte("FROM x\nENV A=$B\nCOPY $C /\n"))
@@ -163,8 +190,8 @@ func TestWarnings(t *testing.T) {
 	}
 	want := []string{
 		"Dockerfile:5:3: NoEmptyContinuation: Empty continuation line",
-		"Dockerfile:1:1: StageNameCasing: Stage name 'Y' should be lowercase",
-		"Dockerfile:1:1: FromAsCasing: 'as' and 'FROM' keywords' casing do not match",
+		"Dockerfile:1:11: StageNameCasing: Stage name 'Y' should be lowercase",
+		"Dockerfile:1:8: FromAsCasing: 'as' and 'FROM' keywords' casing do not match",
 		"Dockerfile:2:3: MaintainerDeprecated: Maintainer instruction is deprecated in favor of using label",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

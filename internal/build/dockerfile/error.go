@@ -63,8 +63,10 @@ type Warning struct {
 	File  string
 	Line  int // from 1; 0 when it is about no line
 	Col   int // from 1, in bytes
-	Msg   string
-	URL   string // a page that explains the rule, "" if there is none
+	// First and Last are the lines of the instruction.
+	First, Last int
+	Msg         string
+	URL         string // a page that explains the rule, "" if there is none
 	// Source is what to show of the file below the message: the instruction that the warning is about.
 	Source build.Excerpt
 }
@@ -95,10 +97,12 @@ func place(file string, line, col int) string {
 func (f *File) Linter(warn func(Warning)) *linter.Linter {
 	config := f.Check
 	config.Warn = func(rule, about, url, msg string, location []parser.Range) {
-		line, col := f.Position(location)
-		warn(Warning{
-			Rule: rule, About: about, File: f.Name, Line: line, Col: col, Msg: msg, URL: url, Source: f.Excerpt(line, col),
-		})
+		line, col, source := f.locate(location, msg)
+		w := Warning{Rule: rule, About: about, File: f.Name, Line: line, Col: col, Msg: msg, URL: url, Source: source}
+		if len(location) > 0 {
+			w.First, w.Last = location[0].Start.Line, location[len(location)-1].End.Line
+		}
+		warn(w)
 	}
 	return linter.New(&config)
 }
@@ -121,8 +125,82 @@ func (f *File) place(err error, otherwise []parser.Range) *Error {
 		at = located.Locations[0]
 	}
 	msg := bare(err).Error()
-	line, col := f.Find(at, flagIn(msg))
-	return &Error{File: f.Name, Line: line, Col: col, Msg: msg, Hint: errs.HintOf(err), Source: f.Excerpt(line, col)}
+	line, col, source := f.locate(at, msg)
+	return &Error{File: f.Name, Line: line, Col: col, Msg: msg, Hint: errs.HintOf(err), Source: source}
+}
+
+// locate finds what a message is about, and what to show of it: the flag or the quoted word that it names, else the
+// instruction.
+func (f *File) locate(at []parser.Range, msg string) (line, col int, source build.Excerpt) {
+	flag := flagIn(msg)
+	if flag == "" {
+		if line, col, width := f.findOnce(at, quotedIn(msg)); width > 0 {
+			source = f.Excerpt(line, col)
+			source.Width = width
+			return line, col, source
+		}
+	}
+	line, col = f.Find(at, flag)
+	return line, col, f.Excerpt(line, col)
+}
+
+// quotedIn is the first text in quotes of a message. An apostrophe is no quote: "can't find".
+func quotedIn(msg string) string {
+	for i := range len(msg) {
+		if c := msg[i]; c != '"' && (c != '\'' || i > 0 && isName(msg[i-1])) {
+			continue
+		}
+		word, _, _ := strings.Cut(msg[i+1:], msg[i:i+1])
+		return word
+	}
+	return ""
+}
+
+// findOnce finds a word of an instruction that stands in it once: with more of them there is no telling. The width is 0
+// when it does not.
+func (f *File) findOnce(at []parser.Range, word string) (line, col, width int) {
+	if len(at) == 0 || word == "" {
+		return 0, 0, 0
+	}
+	spellings := []string{word}
+	if name, variable := strings.CutPrefix(word, "$"); variable {
+		spellings = append(spellings, "${"+name)
+	}
+	found := 0
+	for n := max(at[0].Start.Line, 1); n <= f.lastLine(at); n++ {
+		text := strings.TrimPrefix(f.lines[n-1], byteOrderMark)
+		for _, s := range spellings {
+			for from := 0; ; {
+				i := strings.Index(text[from:], s)
+				if i < 0 {
+					break
+				}
+				i += from
+				if from = i + len(s); !inWord(text, i, from) {
+					found, line, col, width = found+1, n, i+1, len(s)
+				}
+			}
+		}
+	}
+	if found != 1 {
+		return 0, 0, 0
+	}
+	return line, col, width
+}
+
+// lastLine is that of an instruction. The parser gives some of its own errors a first one alone.
+func (f *File) lastLine(at []parser.Range) int {
+	return min(max(at[0].Start.Line, at[len(at)-1].End.Line), len(f.lines))
+}
+
+// inWord says whether a part of a text is only a part of a name.
+func inWord(text string, from, to int) bool {
+	return from > 0 && isName(text[from-1]) && isName(text[from]) || to < len(text) && isName(text[to-1]) && isName(text[to])
+}
+
+// isName says whether a byte is one of a name's.
+func isName(c byte) bool {
+	return c == '_' || '0' <= c && c <= '9' || 'a' <= c|0x20 && c|0x20 <= 'z'
 }
 
 // bare takes the places off an error of BuildKit's parser, and "dockerfile parse error on line 3: " with them.
@@ -162,9 +240,8 @@ func (f *File) Find(at []parser.Range, word string) (line, col int) {
 	if len(at) == 0 || word == "" {
 		return f.Position(at)
 	}
-	last := min(at[len(at)-1].End.Line, len(f.lines))
-	for n := max(at[0].Start.Line, 1); n <= last; n++ {
-		if i := wordIndex(f.lines[n-1], word); i >= 0 {
+	for n := max(at[0].Start.Line, 1); n <= f.lastLine(at); n++ {
+		if i := wordIndex(strings.TrimPrefix(f.lines[n-1], byteOrderMark), word); i >= 0 {
 			return n, i + 1
 		}
 	}

@@ -74,7 +74,14 @@ func TestRulePages(t *testing.T) {
 				k, v, _ := strings.Cut(word, "=")
 				args[k] = v
 			}
-			if diff := cmp.Diff(block(before, "text"), lintText(t, block(before, "dockerfile"), ignore, args)); diff != "" {
+			found := lintText(t, block(before, "dockerfile"), ignore, args)
+			if *update {
+				changed := strings.Replace(page, block(before, "text"), found, 1)
+				if err := os.WriteFile(filepath.Join(rulesDir, name+".md"), []byte(changed), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if diff := cmp.Diff(block(before, "text"), found); diff != "" {
 				t.Errorf("warnings before mismatch (-page +Lint):\n%s", diff)
 			}
 			if !strings.Contains(block(before, "text"), "["+name+"]") {
@@ -167,22 +174,22 @@ func TestLint(t *testing.T) {
 	}{
 		{
 			name: "every stage without a target", file: "FROM a AS x\nWORKDIR w\nFROM a\nWORKDIR w\n",
-			want: "2:1 WorkdirRelativePath, 4:1 WorkdirRelativePath",
+			want: "2:9 WorkdirRelativePath, 4:9 WorkdirRelativePath",
 		},
 		{
 			name: "what a target needs", file: "FROM a AS x\nWORKDIR w\nFROM a\nWORKDIR w\n", opts: plan.Options{Target: "x"},
-			want: "2:1 WorkdirRelativePath",
+			want: "2:9 WorkdirRelativePath",
 		},
-		{name: "a plain base sets nothing", file: "FROM a\nCOPY $A /\n", want: "2:1 UndefinedVar"},
-		{name: "an unknown base may set it", file: "FROM a\nCOPY $A /\nEXPOSE 1/TCP\n", unknown: true, want: "3:1 ExposeProtoCasing"},
-		{name: "also through a stage", file: "FROM a AS b\nFROM b\nCOPY $A /\nEXPOSE 1/TCP\n", unknown: true, want: "4:1 ExposeProtoCasing"},
+		{name: "a plain base sets nothing", file: "FROM a\nCOPY $A /\n", want: "2:6 UndefinedVar"},
+		{name: "an unknown base may set it", file: "FROM a\nCOPY $A /\nEXPOSE 1/TCP\n", unknown: true, want: "3:8 ExposeProtoCasing"},
+		{name: "also through a stage", file: "FROM a AS b\nFROM b\nCOPY $A /\nEXPOSE 1/TCP\n", unknown: true, want: "4:8 ExposeProtoCasing"},
 		{name: "an unknown base may make it right", file: "FROM a\nEXPOSE $PORT\nSTOPSIGNAL $SIG\nCMD x\n", unknown: true, want: "4:1 JSONArgsRecommended"},
 		{
 			name: "a mistake that no base makes right", file: "FROM a AS X\nSTOPSIGNAL SIGNO\n", unknown: true,
-			want: "1:1 StageNameCasing; Dockerfile:2:1: invalid signal: SIGNO",
+			want: "1:11 StageNameCasing; Dockerfile:2:1: invalid signal: SIGNO",
 		},
 		{name: "unused build arguments break no rule", file: "FROM a\n", opts: plan.Options{Args: map[string]string{"X": "1"}}},
-		{name: "error=true is for builds", file: "# check=error=true\nFROM a as b\n", want: "2:1 FromAsCasing"},
+		{name: "error=true is for builds", file: "# check=error=true\nFROM a as b\n", want: "2:8 FromAsCasing"},
 		{name: "skipped by name", file: "# check=skip=FromAsCasing\nFROM a as b\nCMD x\n", want: "3:1 JSONArgsRecommended"},
 		{name: "all skipped", file: "# check=skip=all\nFROM a as b\nCMD x\n"},
 		{
@@ -195,11 +202,11 @@ func TestLint(t *testing.T) {
 		},
 		{
 			name: "a reserved name twice", file: "FROM a AS context\nFROM a AS context\n",
-			want: "1:1 ReservedStageName, 2:1 ReservedStageName, 2:1 DuplicateStageName",
+			want: "1:11 ReservedStageName, 2:11 ReservedStageName, 2:11 DuplicateStageName",
 		},
 		{
 			name: "the whole context is hidden", file: "FROM scratch\nCOPY . /\nADD ./x /\n", opts: plan.Options{Ignore: ignoreAll},
-			want: "2:1 CopyIgnoredFile, 3:1 CopyIgnoredFile",
+			want: "2:6 CopyIgnoredFile, 3:7 CopyIgnoredFile",
 		},
 		{name: "what is copied from a stage is not ignored", file: "FROM a AS b\nFROM a\nCOPY --from=b x /\n", opts: plan.Options{Ignore: ignoreAll}},
 		{name: "RUN's variables are the shell's", file: "FROM a\nRUN echo $A ${B#c}\n"},
