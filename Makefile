@@ -50,12 +50,7 @@ bench: ## run the Go benchmarks
 FUZZTIME := 60s
 .PHONY: fuzz
 fuzz: ## fuzz every parser for FUZZTIME (60s) each
-	@grep -rl --include='*_test.go' '^func Fuzz' internal | sort | while read -r file; do \
-		grep -oP '^func \KFuzz\w+' "$$file" | while read -r name; do \
-			echo "$$(dirname "$$file") $$name"; \
-			go test "./$$(dirname "$$file")" -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) </dev/null; \
-		done; \
-	done
+	tools/fuzz $(FUZZTIME)
 
 .PHONY: deps
 deps: ## install what the demo and the tests need from Debian, if anything is missing
