@@ -96,7 +96,7 @@ func IsURL(location string) bool {
 func (r *Repository) Commit() Commit { return r.commit }
 
 // Short returns the first seven characters of the commit's id.
-func (c Commit) Short() string { return c.ID[:min(7, len(c.ID))] }
+func (c Commit) Short() string { return c.ID[:min(shortLength, len(c.ID))] }
 
 // Close removes what Open fetched. It may be called twice.
 func (r *Repository) Close() error {
