@@ -159,11 +159,11 @@ const diskInterval = 50 * time.Millisecond
 func (b *builder) draftDirs() []string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	dirs := make([]string, len(b.drafts))
+	dirs := make([]string, len(b.drafts), len(b.drafts)+len(b.watched))
 	for i, d := range b.drafts {
 		dirs[i] = d.Dir()
 	}
-	return dirs
+	return append(dirs, b.watched...)
 }
 
 // diskWatch knows how much a set of folders holds without reading it more often than needed.

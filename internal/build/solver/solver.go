@@ -199,6 +199,7 @@ type builder struct {
 	packs   chan struct{}     // a place for each layer packed at once
 	unpacks chan struct{}     // a place for each layer unpacked at once
 	written atomic.Int64      // bytes of blobs, counted when the disk has a limit
+	watched []string          // folders that count, as drafts do, when the disk has a limit
 
 	mu      sync.Mutex
 	drafts  []snapshot.Draft
