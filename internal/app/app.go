@@ -19,6 +19,7 @@ import (
 	"slipway/internal/build/mount"
 	"slipway/internal/build/solver"
 	"slipway/internal/config"
+	"slipway/internal/debian"
 	"slipway/internal/isolation"
 	"slipway/internal/oci/blob"
 	"slipway/internal/oci/blob/dir"
@@ -60,6 +61,9 @@ type Options struct {
 	DeviceDirs []string
 	// Tries is how often a request to a registry is made before it has failed. Default: the registry client's.
 	Tries int
+	// Tools are the Debian packages of this machine that steps find, besides the essential ones, when no image is
+	// configured. Default: debian.Tools.
+	Tools []string
 	// Logger hears what is not an event of a build. Default: nothing is logged.
 	Logger *slog.Logger
 }
@@ -89,6 +93,9 @@ func runner(p isolation.Place) func(func(context.Context) (snapshot.Draft, error
 func Open(opts Options) (*App, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	if opts.Tools == nil {
+		opts.Tools = debian.Tools()
 	}
 	if err := os.MkdirAll(opts.Home, 0o700); err != nil {
 		return nil, fmt.Errorf("open slipway's home: %w", err)

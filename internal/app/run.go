@@ -27,6 +27,7 @@ import (
 	"slipway/internal/pipeline/spec"
 	"slipway/internal/task/approval"
 	"slipway/internal/task/image"
+	"slipway/internal/task/serverless"
 )
 
 // Run says which pipeline to run, on what.
@@ -44,6 +45,8 @@ type Run struct {
 	Approved []string
 	// Only names the tasks to run. Default: all.
 	Only []string
+	// Secrets are what steps know as ${{ secrets.ID }}.
+	Secrets []Secret
 }
 
 // Prepared is a pipeline resolved against a commit, ready to run. Whoever got it closes it.
@@ -55,6 +58,7 @@ type Prepared struct {
 	Repository *git.Repository
 
 	approved []string
+	secrets  []Secret
 	scratch  *scratch
 }
 
@@ -80,7 +84,7 @@ func Prepare(ctx context.Context, home string, now time.Time, r Run) (p *Prepare
 	if err != nil {
 		return nil, err
 	}
-	p = &Prepared{scratch: dir, approved: r.Approved}
+	p = &Prepared{scratch: dir, approved: r.Approved, secrets: r.Secrets}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.Close())
@@ -101,17 +105,20 @@ func Prepare(ctx context.Context, home string, now time.Time, r Run) (p *Prepare
 		Env:       r.Env,
 		Only:      r.Only,
 		Approved:  r.Approved,
-		Checkers:  Checkers(),
+		Checkers:  checkers(serverless.Options{Secrets: secretNames(r.Secrets)}),
 		Every:     EveryTask(),
 	})
 	return p, err
 }
 
 // Checkers know what the tasks of each available worker need.
-func Checkers() map[string]spec.Checker {
+func Checkers() map[string]spec.Checker { return checkers(serverless.Options{}) }
+
+func checkers(steps serverless.Options) map[string]spec.Checker {
 	return map[string]spec.Checker{
-		image.Name:    image.New(image.Options{CheckFormat: checkFormat}),
-		approval.Name: approval.New(approval.Options{}),
+		image.Name:      image.New(image.Options{CheckFormat: checkFormat}),
+		approval.Name:   approval.New(approval.Options{}),
+		serverless.Name: serverless.New(steps),
 	}
 }
 
@@ -165,11 +172,15 @@ func (a *App) Run(ctx context.Context, p *Prepared, to Listener) (*pipeline.Run,
 		MapRef:   func(r ref.Ref) ref.Ref { return public(mapped(r)) },
 		Instance: a.useInstance, Converts: converts, CheckFormat: checkFormat, Suffixes: a.opts.Config.AcceleratedSuffixes,
 	})
+	steps, err := a.stepWorker(p)
+	if err != nil {
+		return nil, err
+	}
 	events, end := a.events(ctx, p.Pipeline, to.Events)
 	defer end()
 	return engine.Run(ctx, p.Pipeline, engine.Options{
 		Runner: local.New(local.Options{
-			Workers: map[string]pipeline.Worker{image.Name: worker, approval.Name: approver},
+			Workers: map[string]pipeline.Worker{image.Name: worker, approval.Name: approver, serverless.Name: steps},
 			Source:  p.Repository,
 			Dir:     p.scratch.path,
 			Machine: machine,

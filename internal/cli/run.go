@@ -29,6 +29,7 @@ type runFlags struct {
 	output  format
 	set     []string
 	env     []string
+	secrets []string
 	dryRun  bool
 }
 
@@ -75,6 +76,8 @@ func (f *runFlags) register(flags *pflag.FlagSet) {
 	flags.BoolVar(&f.dryRun, "dry-run", false, "print the resolved pipeline, with the origin of every value, and stop")
 	flags.StringArrayVar(&f.words.MapRegistry, "map-registry", nil, "use another registry for a host: `HOST=HOST[/PREFIX]`; repeatable")
 	flags.StringArrayVar(&f.words.MapNAS, "map-nas", nil, "use a folder of this machine for a network folder: `SERVER:/PATH=DIR`; repeatable")
+	flags.StringArrayVar(&f.secrets, "secret", nil, "give steps ${{ secrets.ID }}: `id=ID[,src=FILE|,env=VARIABLE]`; repeatable")
+	flags.StringVar(&f.words.RunnerImage, "runner-image", "", "run steps in the image `REF` (default: a root file system made of this machine's packages)")
 	f.isolate.register(flags)
 	registryFlags(flags, &f.words)
 	progressFlag(flags, &f.mode)
@@ -87,6 +90,13 @@ func runPipeline(ctx context.Context, e env, f *runFlags) (err error) {
 	}
 	if f.Env, err = pairs("--env", f.env, e.getenv); err != nil {
 		return err
+	}
+	for _, word := range f.secrets {
+		s, err := parseSecret(word)
+		if err != nil {
+			return err
+		}
+		f.Secrets = append(f.Secrets, s)
 	}
 	home, err := e.home()
 	if err != nil {
@@ -141,11 +151,15 @@ func printPipeline(w io.Writer, p *pipeline.Pipeline) error {
 
 // narrate shows a run's events: the builds' own in a scope for each task, all else as sentences about tasks.
 func narrate(display *progress.Display, mode progress.Mode) func(pipeline.Event) {
-	started := map[string]time.Time{}
+	started, steps := map[string]time.Time{}, map[stepKey]time.Time{}
 	return func(ev pipeline.Event) {
 		sink := display.Scope(ev.Task)
 		if detail, ok := ev.Detail.(build.Event); ok {
 			sink(detail)
+			return
+		}
+		if told, ok := stepEvent(ev, steps); ok {
+			sink(told)
 			return
 		}
 		text := sentence(ev, started)
@@ -157,6 +171,41 @@ func narrate(display *progress.Display, mode progress.Mode) func(pipeline.Event)
 		}
 		sink(build.Event{Kind: build.Note, Time: ev.Time, Text: text})
 	}
+}
+
+// stepBase keeps the numbers of steps apart from those that a build or a fetch of the same task gives.
+const stepBase = 1000
+
+type stepKey struct {
+	task   string
+	number int
+}
+
+// stepEvent shows a step as builds show theirs; began remembers when those that run did. A step that never began is a
+// sentence.
+func stepEvent(ev pipeline.Event, began map[stepKey]time.Time) (build.Event, bool) {
+	if ev.Step == nil {
+		return build.Event{}, false
+	}
+	key := stepKey{ev.Task, ev.Step.Number}
+	out := build.Event{Time: ev.Time, Step: stepBase + ev.Step.Number, Text: ev.Text}
+	start, runs := began[key]
+	switch {
+	case ev.Kind == pipeline.StepStarted:
+		began[key] = ev.Time
+		out.Kind, out.Name = build.Started, fmt.Sprintf("[%d] %s", ev.Step.Number, ev.Step.Name)
+	case ev.Kind == pipeline.Log:
+		out.Kind, out.Stream = build.Log, max(ev.Stream, 1)
+	case ev.Kind != pipeline.StepFinished || !runs:
+		return build.Event{}, false
+	default:
+		delete(began, key)
+		out.Kind, out.Took = build.Done, ev.Time.Sub(start)
+		if ev.Step.Status != pipeline.StepSuccess {
+			out.Kind, out.Text = build.Failed, string(ev.Step.Status)+": "+ev.Text
+		}
+	}
+	return out, true
 }
 
 // sentence says what an event means to a person, "" when it is not worth one.
@@ -177,6 +226,12 @@ func sentence(ev pipeline.Event, started map[string]time.Time) string {
 		return strings.Join(words, " ")
 	case pipeline.Log, pipeline.Notice:
 		return ev.Text
+	case pipeline.StepFinished: // of one that never began
+		text := fmt.Sprintf("step %d, %s: %s", ev.Step.Number, ev.Step.Name, ev.Step.Status)
+		if ev.Text != "" {
+			text += " (" + ev.Text + ")"
+		}
+		return text
 	default:
 		return ""
 	}
@@ -204,6 +259,7 @@ type taskResult struct {
 	Image      string          `json:"image,omitempty"`
 	Digest     string          `json:"digest,omitempty"`
 	Also       []string        `json:"also,omitempty"` // further references to the image
+	Steps      []stepResult    `json:"steps,omitempty"`
 
 	Accelerated []imageResult `json:"accelerated,omitempty"` // images made of it that need not be fetched whole
 }
@@ -211,6 +267,12 @@ type taskResult struct {
 type imageResult struct {
 	Image  string `json:"image"`
 	Digest string `json:"digest"`
+}
+
+type stepResult struct {
+	Number int                 `json:"number"`
+	Name   string              `json:"name"`
+	Status pipeline.StepStatus `json:"status"`
 }
 
 // printRun prints what became of a run.
@@ -245,6 +307,9 @@ func resultOf(run *pipeline.Run) runResult {
 		}
 		for _, im := range t.Output.Accelerated {
 			task.Accelerated = append(task.Accelerated, imageResult{im.Ref, im.Digest})
+		}
+		for _, s := range t.Output.Steps {
+			task.Steps = append(task.Steps, stepResult(s))
 		}
 		if !t.StartedAt.IsZero() {
 			task.StartedAt, task.FinishedAt = &t.StartedAt, &t.FinishedAt

@@ -42,6 +42,8 @@ type Config struct {
 	AcceleratedSuffixes []string
 	// GC bounds what is kept.
 	GC GC
+	// RunnerImage is the image that steps of pipelines run in. Default: a root file system made of this machine's packages.
+	RunnerImage string
 }
 
 // DockerHub is the registry that a mirror without a source stands in for.
@@ -62,6 +64,7 @@ func (c Config) Over(below Config) Config {
 		GC:                 c.GC.over(below.GC),
 
 		AcceleratedSuffixes: first(c.AcceleratedSuffixes, below.AcceleratedSuffixes),
+		RunnerImage:         cmp.Or(c.RunnerImage, below.RunnerImage),
 	}
 }
 
@@ -94,11 +97,12 @@ type Words struct {
 	GC                 []string // KEY=AMOUNT, or off
 
 	AcceleratedSuffixes []string // what tags may have at their ends
+	RunnerImage         string   // REF
 }
 
 // Parse turns words into settings. A word that means nothing is an errs.Invalid that repeats it.
 func Parse(w Words) (Config, error) {
-	var c Config
+	c := Config{RunnerImage: w.RunnerImage}
 	for _, host := range w.InsecureRegistries {
 		if err := checkHost(host); err != nil {
 			return Config{}, fmt.Errorf("insecure registry %q: %w", host, err)
@@ -145,7 +149,8 @@ func Parse(w Words) (Config, error) {
 
 // FromEnv reads settings from the environment. Each variable is a list separated by commas:
 // SLIPWAY_INSECURE_REGISTRIES, SLIPWAY_REGISTRY_MIRRORS, SLIPWAY_MAP_REGISTRY, SLIPWAY_MAP_NAS, SLIPWAY_GC,
-// SLIPWAY_ACCELERATED_SUFFIXES and SLIPWAY_ACR_INSTANCES. SLIPWAY_ACR_ENDPOINT is one address.
+// SLIPWAY_ACCELERATED_SUFFIXES and SLIPWAY_ACR_INSTANCES. SLIPWAY_ACR_ENDPOINT is one address, SLIPWAY_RUNNER_IMAGE one
+// reference.
 func FromEnv(getenv func(string) string) (Config, error) {
 	list := func(name string) []string {
 		return strings.FieldsFunc(getenv(name), func(r rune) bool { return r == ',' })
@@ -160,6 +165,7 @@ func FromEnv(getenv func(string) string) (Config, error) {
 		GC:                 list("SLIPWAY_GC"),
 
 		AcceleratedSuffixes: list("SLIPWAY_ACCELERATED_SUFFIXES"),
+		RunnerImage:         getenv("SLIPWAY_RUNNER_IMAGE"),
 	})
 	if err != nil {
 		return Config{}, fmt.Errorf("read the environment: %w", err)
@@ -246,6 +252,12 @@ func (c *Config) setACREndpoint(word string) error {
 		return invalid("want an address, as https://cr.example.com")
 	}
 	c.ACREndpoint = strings.TrimSuffix(word, "/")
+	return nil
+}
+
+// setRunnerImage takes any text: whoever pulls the image knows what a reference is.
+func (c *Config) setRunnerImage(word string) error {
+	c.RunnerImage = word
 	return nil
 }
 

@@ -37,6 +37,7 @@ acrEndpoint: https://cr.example.com/
 acrInstances: {demo-registry.cn-hangzhou.cr.aliyuncs.com: cri-1}
 acceleratedSuffixes: [_lazy, _very_lazy, _lazy]
 gc: {maxUsed: 20g, minFree: 2.5%, maxCacheMount: off}
+runnerImage: registry.lan/build:1
 `,
 			config.Config{
 				InsecureRegistries: []string{"registry.lan:5000", "10.0.0.7"},
@@ -53,6 +54,7 @@ gc: {maxUsed: 20g, minFree: 2.5%, maxCacheMount: off}
 				GC: config.GC{
 					MaxUsed: config.Amount{Bytes: 20 << 30}, MinFree: config.Amount{Percent: 2.5}, MaxCacheMount: config.Amount{Off: true},
 				},
+				RunnerImage: "registry.lan/build:1",
 			},
 		},
 		{"no garbage collection", "gc: off\n", config.Config{GC: config.GC{
@@ -77,7 +79,7 @@ func TestDecodeMistakes(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct{ name, file, want string }{
 		{"unknown key", "insecureRegistry: [a]\n", `config.yaml:1:1: unknown key "insecureRegistry"; did you mean "insecureRegistries"?`},
-		{"key like no other", "color: on\n", `config.yaml:1:1: unknown key "color"; keys are ["acceleratedSuffixes" "acrEndpoint" "acrInstances" "gc" "insecureRegistries" "mapNas" "mapRegistry" "registryMirrors"]`},
+		{"key like no other", "color: on\n", `config.yaml:1:1: unknown key "color"; keys are ["acceleratedSuffixes" "acrEndpoint" "acrInstances" "gc" "insecureRegistries" "mapNas" "mapRegistry" "registryMirrors" "runnerImage"]`},
 		{"syntax", "mapNas: [\n", "config.yaml:2:1: "},
 		{"not a mapping", "- a\n", "config.yaml:1:1: want a mapping"},
 		{"second document", "mapNas: {}\n---\nmapNas: {}\n", "config.yaml:2:1: a second document"},
@@ -99,6 +101,7 @@ func TestDecodeMistakes(t *testing.T) {
 		{"bound of nothing", "gc: {minFree: 0}\n", "config.yaml:1:15: minFree: 0: want a size"},
 		{"bounds are a word", "gc: on\n", `config.yaml:1:5: "on": want off, or a mapping`},
 		{"bound is a list", "gc: {minFree: [1g]}\n", "config.yaml:1:15: want text"},
+		{"image is a list", "runnerImage: [a]\n", "config.yaml:1:14: want text"},
 		{"all at once", "color: on\nmapNas:\n  server: /srv\n", "config.yaml:3:3: "},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -139,6 +142,7 @@ func TestOver(t *testing.T) {
 		"SLIPWAY_REGISTRY_MIRRORS":    "m1.lan,quay.io=m2.lan",
 		"SLIPWAY_MAP_NAS":             "nas:/a=/srv/a",
 		"SLIPWAY_GC":                  "maxUsed=1g,minFree=off",
+		"SLIPWAY_RUNNER_IMAGE":        "top.lan/build:2",
 	}
 	top, err := config.FromEnv(func(k string) string { return env[k] })
 	if err != nil {
@@ -149,6 +153,7 @@ func TestOver(t *testing.T) {
 		RegistryMirrors:    map[string][]string{"docker.io": {"old.lan"}, "ghcr.io": {"m3.lan"}},
 		MapRegistry:        map[string]string{"x.example": "y.example"},
 		GC:                 config.GC{MaxUsed: config.Amount{Percent: 5}, MaxCacheMounts: config.Amount{Bytes: 7}},
+		RunnerImage:        "low.lan/build:1",
 	}
 	want := config.Config{
 		InsecureRegistries: []string{"a.lan", "b.lan", "c.lan"},
@@ -158,6 +163,7 @@ func TestOver(t *testing.T) {
 		GC: config.GC{
 			MaxUsed: config.Amount{Bytes: 1 << 30}, MinFree: config.Amount{Off: true}, MaxCacheMounts: config.Amount{Bytes: 7},
 		},
+		RunnerImage: "top.lan/build:2",
 	}
 	if diff := cmp.Diff(want, top.Over(below)); diff != "" {
 		t.Errorf("Over mismatch (-want +got):\n%s", diff)

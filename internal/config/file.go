@@ -94,6 +94,7 @@ func (d *decoder) top(n *yaml.Node) {
 			}
 		},
 		"acrInstances": func(n *yaml.Node) { d.pairs(n, d.config.addACRInstance) },
+		"runnerImage":  func(n *yaml.Node) { d.text(n, d.config.setRunnerImage) },
 	}
 	if n.Kind == yaml.ScalarNode && n.Tag == "!!null" {
 		return

@@ -39,6 +39,8 @@ type Output struct {
 	Also []string
 	// Accelerated are images made of it that need not be fetched whole.
 	Accelerated []Image
+	// Steps are the task's steps and what became of them, in the order they came to their end.
+	Steps []Step
 }
 
 // Image is a reference and what it named when it was pushed.
@@ -54,6 +56,10 @@ const (
 	RunFinished  EventKind = "run-finished"
 	TaskStarted  EventKind = "task-started"
 	TaskFinished EventKind = "task-finished"
+	// StepStarted and StepFinished frame what a step tells, for tasks that have steps. A step that never starts has a
+	// StepFinished alone.
+	StepStarted  EventKind = "step-started"
+	StepFinished EventKind = "step-finished"
 	// Log is a line the task wrote.
 	Log EventKind = "log"
 	// Notice is a sentence from slipway to the user.
@@ -69,8 +75,12 @@ type Event struct {
 	// Task is empty for events of the run as a whole.
 	Task   string
 	Status Status
-	// Text is a log line or a notice, without a line break, or why a task was skipped or failed.
-	Text   string
+	// Step is whose event it is, with the status it is in; nil for events of the task as a whole.
+	Step *Step
+	// Text is a log line or a notice, without a line break, or why a task or a step was skipped or failed.
+	Text string
+	// Stream is where a log line comes from: 1 is a command's standard output, 2 its standard error, 0 slipway itself.
+	Stream int
 	Output Output
 	// Detail is an event of the engine below, such as a build step's progress. A reader that does not know its type
 	// ignores it: whatever matters is told by the other kinds too.

@@ -16,7 +16,7 @@ type Runner interface {
 	// Run executes an attempt and returns when it is over and nothing of it is left: processes, mounts, folders.
 	// Canceling ctx asks the attempt to end early; Run still waits for it.
 	//
-	// emit is called for what the attempt tells (kinds Log, Notice, Detail), in order, never after Run has returned;
+	// emit is called for what the attempt tells (kinds StepStarted, StepFinished, Log, Notice, Detail), in order, never after Run has returned;
 	// Runner sets neither Time nor Task. The error says why the attempt failed: an *ExitError somewhere in its chain
 	// when a command ended badly, errs.Limit when it hit a limit of its environment (*LimitError), errs.Canceled or
 	// the cause of ctx when it was told to end.
@@ -42,7 +42,7 @@ type Job struct {
 	// Dir is an empty folder that the runner removes afterwards.
 	Dir    string
 	Source Source
-	// Emit tells what happens: kinds Log, Notice, Detail.
+	// Emit tells what happens: kinds StepStarted, StepFinished, Log, Notice, Detail.
 	Emit func(Event)
 }
 

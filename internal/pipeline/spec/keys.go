@@ -124,7 +124,7 @@ func contextData() *shape {
 		may("enable", flag("Runs the task. Without it the task is skipped.")),
 		may("build", buildShape()),
 		may("warm", warmShape()),
-		may("steps", &shape{form: list, desc: "The steps of a serverless-runner-task.", items: freeMap("A step.")}),
+		may("steps", &shape{form: list, desc: "The steps of a serverless-runner-task.", items: stepShape()}),
 		may("retries", &shape{form: whole, desc: "Tries after a failure of the infrastructure. Default: 2 for build-image-task, else 0.", least: 0, most: 10}),
 		may("envVars", strMap("Environment variables of the task.")),
 		may("runnerConfig", runnerConfig()),
@@ -190,6 +190,22 @@ func warmShape() *shape {
 		may("images", strs("The base images.")),
 		may("cacheDir", str("The cache folder, usually in a NAS mount.")),
 		may("instanceID", str("The ACR Enterprise instance.")),
+	)
+}
+
+func stepShape() *shape {
+	return closed("A step: a command (run) or a plugin.",
+		may("run", str("The command, for sh.")),
+		may("plugin", str("The plugin: a built-in one, a folder of the repository, or a package of npm.")),
+		may("inputs", freeMap("What the plugin gets.")),
+		may("id", str("The name by which expressions of later steps know it.")),
+		may("name", str("What people see. Default: what the step does.")),
+		may("env", strMap("Environment variables of the step.")),
+		may("working-directory", str("Where the command runs. Default: the workspace.")),
+		may("if", free("When the step runs, as an expression. Default: when no step before it failed.")),
+		may("continue-on-error", flag("Lets the task go on when the step fails.")),
+		may("uses", free("Called plugin here.")),
+		may("script", free("Not supported: use run.")),
 	)
 }
 
