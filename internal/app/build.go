@@ -280,7 +280,7 @@ func readDockerfile(r Build, root string) (*dockerfile.File, *dockerfile.Ignore,
 	}
 	file, err := dockerfile.ParseWithArgs(cmp.Or(r.Name, name), data, r.Args)
 	if err != nil {
-		return nil, nil, err
+		return file, nil, err
 	}
 	candidates := []string{filepath.Join(root, dockerfile.DefaultIgnoreFile)}
 	if r.File != "-" {

@@ -14,7 +14,7 @@ import (
 
 // Checked is what came of a check.
 type Checked struct {
-	// File is the Dockerfile; nil when it cannot be parsed.
+	// File is the Dockerfile; nil when it cannot be read.
 	File *dockerfile.File
 	// Warnings are in the order of the file, each once however many platforms it is about.
 	Warnings []dockerfile.Warning
@@ -31,10 +31,14 @@ func (a *App) Check(ctx context.Context, r Build) (*Checked, error) {
 		return &Checked{}, err
 	}
 	file, ignore, err := readDockerfile(r, root)
-	if err != nil {
+	if file == nil {
 		return &Checked{}, err
 	}
 	checked := &Checked{File: file}
+	if err != nil {
+		checked.Warnings = file.Warnings
+		return checked, err
+	}
 	bases, err := a.bases(r)
 	if err != nil {
 		return checked, err

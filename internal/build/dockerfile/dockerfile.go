@@ -51,19 +51,17 @@ const (
 	CheckArg  = "BUILDKIT_DOCKERFILE_CHECK"
 )
 
-// Parse reads a Dockerfile. The error is an Errors with every mistake that could be told apart, each an errs.Invalid.
+// Parse reads a Dockerfile. The error is an Errors with every mistake that could be told apart, each an errs.Invalid. The
+// File that comes with an error is good for its Text and its Warnings alone.
 func Parse(name string, data []byte) (*File, error) { return ParseWithArgs(name, data, nil) }
 
 // ParseWithArgs is Parse for a build with arguments, of which SyntaxArg and CheckArg count.
 func ParseWithArgs(name string, data []byte, args map[string]string) (*File, error) {
 	f := &File{Name: name, lines: strings.SplitAfter(string(data), "\n")}
 	if err := f.parse(data, args); err != nil {
-		return nil, f.Place(err, nil)
+		return f, f.Place(err, nil)
 	}
-	if err := f.validate(); err != nil {
-		return nil, err
-	}
-	return f, nil
+	return f, f.validate()
 }
 
 func (f *File) parse(data []byte, args map[string]string) error {

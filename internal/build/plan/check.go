@@ -13,7 +13,7 @@ import (
 func Lint(file *dockerfile.File, opts Options, images map[Need]Image) ([]dockerfile.Warning, error) {
 	p, err := newPlanner(file, opts)
 	if err != nil {
-		return lintOnly(file.Warnings), err
+		return lintOnly(p.allWarnings()), err
 	}
 	p.all = opts.Target == ""
 	if err := p.resolve(images); err != nil {

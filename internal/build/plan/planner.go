@@ -69,6 +69,7 @@ func (c *command) stages() []*stage {
 	return list
 }
 
+// newPlanner reads the file. The planner comes with an error, too, for what it has found up to there.
 func newPlanner(file *dockerfile.File, opts Options) (*planner, error) {
 	p := &planner{
 		file: file, opts: opts, platform: opts.Platform, lex: shell.NewLex(file.Escape),
@@ -80,19 +81,16 @@ func newPlanner(file *dockerfile.File, opts Options) (*planner, error) {
 	}
 	p.platform = normalizePlatform(p.platform)
 	if p.platform.OS != "linux" {
-		return nil, errs.Mark(fmt.Errorf("platform %s: %w", oci.FormatPlatform(p.platform), errNotLinux), errs.Invalid)
+		return p, errs.Mark(fmt.Errorf("platform %s: %w", oci.FormatPlatform(p.platform), errNotLinux), errs.Invalid)
 	}
 	if err := file.Unsupported(opts.Supports); err != nil {
-		return nil, err
+		return p, err
 	}
 	args, stages, err := file.Instructions()
 	if err != nil {
-		return nil, err
+		return p, err
 	}
-	if err := p.setUp(args, stages); err != nil {
-		return nil, err
-	}
-	return p, nil
+	return p, p.setUp(args, stages)
 }
 
 // setUp finds out what the stages are and how they depend on each other.

@@ -142,7 +142,7 @@ func lintText(t *testing.T, file, ignore string, args map[string]string) string 
 func lint(file string, opts plan.Options, resolve func(plan.Need) plan.Image) ([]dockerfile.Warning, error) {
 	f, err := dockerfile.ParseWithArgs("Dockerfile", []byte(file), opts.Args)
 	if err != nil {
-		return nil, err
+		return f.Warnings, err
 	}
 	images := map[plan.Need]plan.Image{}
 	for {
@@ -187,6 +187,11 @@ func TestLint(t *testing.T) {
 		{
 			name: "a mistake that no base makes right", file: "FROM a AS X\nSTOPSIGNAL SIGNO\n", unknown: true,
 			want: "1:11 StageNameCasing; Dockerfile:2:1: invalid signal: SIGNO",
+		},
+		{name: "before a mistake of the text", file: "FROM a AS X\nRNU x\n", want: "1:11 StageNameCasing; Dockerfile:2:1: unknown instruction: RNU (did you mean RUN?)"},
+		{
+			name: "before a mistake of the plan", file: "FROM --platform=$NO a AS X\n",
+			want: "1:26 StageNameCasing, 1:18 UndefinedArgInFrom; Dockerfile:1:1: empty platform value from expression $NO",
 		},
 		{name: "unused build arguments break no rule", file: "FROM a\n", opts: plan.Options{Args: map[string]string{"X": "1"}}},
 		{name: "error=true is for builds", file: "# check=error=true\nFROM a as b\n", want: "2:8 FromAsCasing"},
