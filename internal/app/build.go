@@ -20,6 +20,7 @@ import (
 	"slipway/internal/build/attest"
 	"slipway/internal/build/cache/remote"
 	"slipway/internal/build/dockerfile"
+	"slipway/internal/build/mount/archive"
 	"slipway/internal/build/output"
 	"slipway/internal/build/plan"
 	"slipway/internal/build/solver"
@@ -71,6 +72,7 @@ type Build struct {
 	Explain     bool
 	CacheFrom   []remote.Spec
 	CacheTo     []remote.Spec
+	CacheMounts []archive.Spec
 	Network     string
 	Hosts       []solver.Host
 	Secrets     []Secret
@@ -193,6 +195,10 @@ func (w *work) buildOne(ctx context.Context, r Build, keep bool) (*build.Image, 
 	if err != nil {
 		return nil, err
 	}
+	mounts, err := w.cacheMounts(r)
+	if err != nil {
+		return nil, err
+	}
 	last, err := w.lastFile(r, folder.Root())
 	if err != nil {
 		return nil, err
@@ -211,7 +217,7 @@ func (w *work) buildOne(ctx context.Context, r Build, keep bool) (*build.Image, 
 			BuildPlatform: machine(), Platform: platform,
 		},
 		Context: folder, Sums: hasher, Tags: tags, Push: r.Push, SkipPushCheck: r.SkipPushCheck, Shape: r.shape(platform), Attest: r.attest(ctx, folder.Root(), file.Name), Describe: r.Describe, Compression: r.Compression, Format: format,
-		NoCache: r.NoCache, NoCacheFilter: r.NoCacheFilter, Explain: r.Explain, Last: last, CacheFrom: caches.from, CacheTo: caches.to, CacheInline: caches.inline, Epoch: epoch, Hosts: r.Hosts, Secrets: secrets, SSH: agents, Limits: r.Limits, Allow: r.Allow, Bases: bases, MapRef: r.MapRef, Keep: keep, Outputs: r.Outputs, Events: r.Events,
+		NoCache: r.NoCache, NoCacheFilter: r.NoCacheFilter, Explain: r.Explain, Last: last, CacheFrom: caches.from, CacheTo: caches.to, CacheInline: caches.inline, CacheMounts: mounts, Epoch: epoch, Hosts: r.Hosts, Secrets: secrets, SSH: agents, Limits: r.Limits, Allow: r.Allow, Bases: bases, MapRef: r.MapRef, Keep: keep, Outputs: r.Outputs, Events: r.Events,
 	})
 	if err == nil && format != nil {
 		w.tellPlain(r, format, image)

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"slipway/internal/build/cache/remote"
+	"slipway/internal/build/mount/archive"
 	"slipway/internal/build/solver"
 	"slipway/internal/errs"
 	"slipway/internal/oci/ref"
@@ -69,6 +70,34 @@ func (a *App) cachePlace(r Build, s remote.Spec, places map[string]remote.Place)
 	}
 	places[p.String()] = p
 	return p, nil
+}
+
+// cacheMounts opens what --cache-mount names.
+func (a *App) cacheMounts(r Build) ([]solver.MountPlace, error) {
+	var places []solver.MountPlace
+	for _, s := range r.CacheMounts {
+		p := solver.MountPlace{For: s.For, ReadOnly: s.ReadOnly, IgnoreError: s.IgnoreError}
+		if s.Type == archive.InFolder {
+			dir, err := filepath.Abs(s.Dir)
+			if err != nil {
+				return nil, err
+			}
+			if p.Place, err = archive.NewFolder(dir); err != nil {
+				return nil, fmt.Errorf("--cache-mount: %w", err)
+			}
+		} else {
+			repo, err := ref.Parse(s.Ref)
+			if err != nil {
+				return nil, fmt.Errorf("--cache-mount: %w", err)
+			}
+			if r.MapRef != nil {
+				repo = r.MapRef(repo)
+			}
+			p.Place = archive.NewRegistry(a.registry, repo)
+		}
+		places = append(places, p)
+	}
+	return places, nil
 }
 
 // lastDir is where builds note what their keys were taken over, below the home folder.

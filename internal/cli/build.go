@@ -19,6 +19,7 @@ import (
 	"slipway/internal/app"
 	"slipway/internal/build"
 	"slipway/internal/build/cache/remote"
+	"slipway/internal/build/mount/archive"
 	"slipway/internal/build/output"
 	"slipway/internal/build/solver"
 	"slipway/internal/cli/progress"
@@ -47,6 +48,7 @@ type buildFlags struct {
 	ssh         []string
 	cacheFrom   []string
 	cacheTo     []string
+	cacheMounts []string
 	compression string
 	memory      string
 	disk        string
@@ -102,6 +104,7 @@ func (f *buildFlags) register(flags *pflag.FlagSet) {
 	flags.StringSliceVar(&f.NoCacheFilter, "no-cache-filter", nil, "run every step of `STAGE`, by name or number from 0; repeatable")
 	flags.BoolVar(&f.Explain, "explain", false, "say for every step that runs why the cache did not answer it")
 	flags.StringArrayVar(&f.cacheFrom, "cache-from", nil, "look results up in a cache outside this machine, `type=registry,ref=REF` or type=local,src=DIR; repeatable")
+	flags.StringArrayVar(&f.cacheMounts, "cache-mount", nil, "keep folders of RUN --mount=type=cache outside this machine, too, `type=registry,ref=REPOSITORY` or type=local,dir=DIR, each with id=ID, mode=ro or ignore-error=true if wanted; repeatable")
 	flags.StringArrayVar(&f.cacheTo, "cache-to", nil, "keep results in a cache outside this machine, `type=registry,ref=REF[,mode=max][,ttl=168h]`, type=local,dest=DIR or type=inline; repeatable")
 	flags.StringVar(&f.CacheDir, "cache-dir", "", "take base images from `DIR`, which 'slipway warm' fills")
 	flags.StringVar(&f.compression, "compression", "gzip", "compress layers with `gzip|zstd|none|estargz|zstdchunked[:LEVEL]`; the last two are loaded lazily or in parts, see docs/acceleration.md")
@@ -206,6 +209,9 @@ func (f *buildFlags) parse(e env) (err error) {
 		return err
 	}
 	if f.CacheFrom, err = parseEach(f.cacheFrom, remote.ParseFrom); err != nil {
+		return err
+	}
+	if f.CacheMounts, err = parseEach(f.cacheMounts, archive.Parse); err != nil {
 		return err
 	}
 	if f.CacheTo, err = parseEach(f.cacheTo, remote.ParseTo); err != nil {

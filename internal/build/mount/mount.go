@@ -19,6 +19,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -30,6 +31,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"slipway/internal/errs"
 	"slipway/internal/oci"
 )
 
@@ -53,6 +55,9 @@ type Want struct {
 	// Seed makes what a new folder begins as at a path that does not exist: a folder, or a file. Default: an empty
 	// folder is made.
 	Seed func(ctx context.Context, path string) error
+	// Restore fills the empty folder at path, if it can: with what is kept of it elsewhere. It is asked before Seed, and
+	// again when the folder has become empty. Default: nothing is kept elsewhere.
+	Restore func(ctx context.Context, path string) (restored bool, err error)
 }
 
 // Store keeps folders below one folder. It may be used by several goroutines, and by several processes, at once.
@@ -78,13 +83,17 @@ type Taken struct {
 	// Paths are where they are, in the order in which they were wanted.
 	Paths []string
 	locks []*os.File
+	look  bool // it counts as no use
 }
 
 // Release gives the folders back. Their last use is now.
 func (t *Taken) Release() error {
 	var all []error
 	for _, f := range t.locks {
-		all = append(all, used(f), f.Close())
+		if !t.look {
+			all = append(all, used(f))
+		}
+		all = append(all, f.Close())
 	}
 	t.locks = nil
 	return errors.Join(all...)
@@ -118,6 +127,38 @@ func (s *Store) Take(ctx context.Context, wants []Want) (_ *Taken, err error) {
 		t.Paths[i], t.locks = path, append(t.locks, lock)
 	}
 	return t, nil
+}
+
+// Look takes a folder that Take has returned once more, to read it, without waiting: that counts as no use. If others have
+// it in a way that allows no company the error is of kind errs.Conflict; if it is gone, of kind errs.NotFound.
+func (s *Store) Look(ctx context.Context, path, sharing string) (_ *Taken, err error) {
+	home := filepath.Dir(path)
+	f, err := os.OpenFile(home+lockSuffix, os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("cache mount %s: %w", path, errs.NotFound)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("cache mount %s: %w", path, err), f.Close())
+		}
+	}()
+	how := unix.LOCK_EX
+	if strictness(sharing) == 0 {
+		how = unix.LOCK_SH
+	}
+	if err := lock(ctx, f, how, false); err != nil {
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = errs.Mark(err, errs.Conflict)
+		}
+		return nil, err
+	}
+	if still(f) != nil {
+		return nil, errs.NotFound
+	}
+	return &Taken{Paths: []string{path}, locks: []*os.File{f}, look: true}, nil
 }
 
 func strictness(sharing string) int {
@@ -194,22 +235,40 @@ func lockFolder(ctx context.Context, home string, w Want) (_ *os.File, err error
 	if err := name(home, w); err != nil {
 		return nil, err
 	}
-	if _, err := os.Lstat(home); !errors.Is(err, fs.ErrNotExist) {
-		return f, err
-	}
-	if err := lock(ctx, f, unix.LOCK_EX, true); err != nil {
+	wait := true
+	if _, err := os.Lstat(home); err == nil {
+		if w.Restore == nil || !isEmpty(filepath.Join(home, dataName)) {
+			return f, nil
+		}
+		wait = false // whoever has it is about to fill it
+	} else if !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	if err := still(f); err != nil { // the lock was nobody's for a moment
-		return nil, err
+	err = lock(ctx, f, unix.LOCK_EX, wait)
+	if err == nil {
+		err = still(f) // the lock was nobody's for a moment
 	}
-	if err := create(ctx, home, w); err != nil {
+	if err == nil {
+		err = create(ctx, home, w)
+	}
+	if err != nil && (wait || !errors.Is(err, unix.EWOULDBLOCK)) {
 		return nil, err
 	}
 	if how == unix.LOCK_SH {
 		return f, errors.Join(lock(ctx, f, how, true), still(f))
 	}
 	return f, nil
+}
+
+// isEmpty says whether there is a folder with nothing in it.
+func isEmpty(dir string) bool {
+	f, err := os.Open(dir)
+	if err != nil {
+		return false
+	}
+	defer f.Close() // only read
+	_, err = f.Readdirnames(1)
+	return errors.Is(err, io.EOF)
 }
 
 // name writes down what the user calls a folder.
@@ -268,10 +327,16 @@ func lock(ctx context.Context, f *os.File, how int, wait bool) error {
 	}
 }
 
-// create makes a folder under another name, so that one which is there is whole. The caller has it locked.
+// create makes a folder under another name, so that one which is there is whole. The caller has it locked. One that is
+// there already is only replaced if it is empty and can be restored.
 func create(ctx context.Context, home string, w Want) error {
-	if _, err := os.Lstat(home); !errors.Is(err, fs.ErrNotExist) {
-		return err // made while we waited for the lock
+	_, err := os.Lstat(home)
+	there := err == nil
+	switch {
+	case !there && !errors.Is(err, fs.ErrNotExist):
+		return err
+	case there && (w.Restore == nil || !isEmpty(filepath.Join(home, dataName))): // made while we waited for the lock
+		return nil
 	}
 	made := home + newSuffix
 	if err := os.RemoveAll(made); err != nil { // of a process that died
@@ -280,15 +345,41 @@ func create(ctx context.Context, home string, w Want) error {
 	if err := os.Mkdir(made, 0o700); err != nil {
 		return err
 	}
-	data := filepath.Join(made, dataName)
-	if w.Seed != nil {
-		if err := w.Seed(ctx, data); err != nil {
-			return err
-		}
-	} else if err := makeEmpty(data, w); err != nil {
+	restored, err := fill(ctx, filepath.Join(made, dataName), w, !there)
+	if err != nil {
 		return err
 	}
+	if there && !restored {
+		return os.RemoveAll(made)
+	}
+	if there {
+		if err := os.RemoveAll(home); err != nil {
+			return err
+		}
+	}
 	return os.Rename(made, home)
+}
+
+// fill makes what a new folder begins as: what is kept of it elsewhere, or else its seed.
+func fill(ctx context.Context, data string, w Want, seed bool) (restored bool, err error) {
+	if w.Restore != nil {
+		if err := makeEmpty(data, w); err != nil {
+			return false, err
+		}
+		if restored, err = w.Restore(ctx, data); restored || err != nil {
+			return restored, err
+		}
+		if err := os.RemoveAll(data); err != nil {
+			return false, err
+		}
+	}
+	switch {
+	case !seed:
+		return false, nil
+	case w.Seed != nil:
+		return false, w.Seed(ctx, data)
+	}
+	return false, makeEmpty(data, w)
 }
 
 func makeEmpty(path string, w Want) error {

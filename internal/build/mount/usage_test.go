@@ -1,12 +1,15 @@
 package mount_test
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 
 	"slipway/internal/build/mount"
 	"slipway/internal/errs"
@@ -147,4 +150,84 @@ func TestRemoveBesideUse(t *testing.T) {
 	users.Wait()
 	close(stop)
 	remover.Wait()
+}
+
+// TestRestore fills what has nothing in it, and nothing else.
+func TestRestore(t *testing.T) {
+	t.Parallel()
+	s := mount.Open(filepath.Join(t.TempDir(), "mounts"))
+	asked := 0
+	w := want("npm", mount.Shared)
+	restore := func(restored bool) {
+		w.Restore = func(_ context.Context, path string) (bool, error) {
+			asked++
+			if len(files(t, path)) > 0 {
+				t.Error("asked to fill a folder that has files")
+			}
+			if err := os.WriteFile(filepath.Join(path, "partly"), nil, 0o600); err != nil {
+				return false, err
+			}
+			return restored, nil
+		}
+	}
+	count := func(wantAsked, wantFiles int) {
+		t.Helper()
+		taken := take(t, s, w)
+		if n := len(files(t, taken.Paths[0])); n != wantFiles || asked != wantAsked {
+			t.Errorf("%d files, asked %d times; want %d, %d", n, asked, wantFiles, wantAsked)
+		}
+		if err := taken.Release(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	restore(false)
+	count(1, 0) // what was begun is no part of it
+	count(2, 0) // it is empty: there may be something by now
+	user := take(t, s, want("npm", mount.Shared))
+	count(2, 0) // somebody uses it, and is about to fill it
+	if err := user.Release(); err != nil {
+		t.Fatal(err)
+	}
+	restore(true)
+	count(3, 1)
+	count(3, 1)
+	w.Sharing = mount.Locked
+	w.Key, w.Seed = digest.FromString("other"), func(_ context.Context, path string) error {
+		return errors.Join(os.Mkdir(path, 0o755), os.WriteFile(filepath.Join(path, "a"), nil, 0o600), os.WriteFile(filepath.Join(path, "b"), nil, 0o600))
+	}
+	restore(false)
+	count(4, 2) // its seed
+	failed := errors.New("broken disk")
+	w.Key, w.Restore = digest.FromString("third"), func(context.Context, string) (bool, error) { return false, failed }
+	if _, err := s.Take(t.Context(), []mount.Want{w}); !errors.Is(err, failed) {
+		t.Errorf("Take: %v, want %v", err, failed)
+	}
+}
+
+func TestLook(t *testing.T) {
+	t.Parallel()
+	s := mount.Open(filepath.Join(t.TempDir(), "mounts"))
+	taken := take(t, s, want("npm", mount.Shared))
+	look := func(sharing string, want error) {
+		t.Helper()
+		again, err := s.Look(t.Context(), taken.Paths[0], sharing)
+		if !errors.Is(err, want) {
+			t.Errorf("Look at a %s folder: %v, want %v", sharing, err, want)
+		}
+		if err == nil {
+			if err := again.Release(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	look(mount.Shared, nil)
+	look(mount.Locked, errs.Conflict)
+	if err := taken.Release(); err != nil {
+		t.Fatal(err)
+	}
+	look(mount.Locked, nil)
+	if err := s.Remove(usage(t, s)[0].Name); err != nil {
+		t.Fatal(err)
+	}
+	look(mount.Shared, errs.NotFound)
 }

@@ -174,6 +174,7 @@ func (b *builder) caches(ctx context.Context, op *plan.Run, m *mounted) (map[int
 		if c.From.Kind != plan.FromScratch || c.Path != "/" {
 			w.Seed = func(ctx context.Context, path string) error { return b.seed(ctx, c, path) }
 		}
+		b.archived(&w)
 		wants, at = append(wants, w), append(at, i)
 	}
 	if len(wants) == 0 {
@@ -187,6 +188,7 @@ func (b *builder) caches(ctx context.Context, op *plan.Run, m *mounted) (map[int
 	paths := map[int]string{}
 	for n, i := range at {
 		paths[i] = taken.Paths[n]
+		b.mountTaken(taken.Paths[n], wants[n])
 	}
 	return paths, nil
 }

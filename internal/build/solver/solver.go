@@ -126,6 +126,8 @@ type Request struct {
 	CacheFrom []remote.Place
 	// CacheTo are caches outside this machine that the build's results go to.
 	CacheTo []Export
+	// CacheMounts are where cache mounts are kept outside this machine.
+	CacheMounts []MountPlace
 	// CacheInline puts the results of the image's own stages into its manifest, as a cache to read.
 	CacheInline bool
 	// Epoch dates the image, and bounds the times of files in the layers that the build adds, so that the same input
@@ -203,7 +205,8 @@ type builder struct {
 
 	mu      sync.Mutex
 	drafts  []snapshot.Draft
-	watches []func() // wait for what watches the build
+	watches []func()              // wait for what watches the build
+	mounted map[string]mount.Want // cache mounts that RUNs have used, by path
 	stats   build.Stats
 
 	holdMu sync.Mutex
@@ -247,7 +250,7 @@ func (s *Solver) builder(ctx context.Context, req Request) *builder {
 	b := &builder{
 		Solver: s, req: req, began: s.Now(), events: newEvents(req.Events, s.Now), group: newGroup(ctx),
 		keys: map[*plan.Stage][]oci.Digest{}, linked: map[*plan.Step]oci.Digest{}, hide: hiding(req.Secrets), probed: map[*plan.Stage]*probe{},
-		held:  map[snapshot.ID]func(){},
+		held: map[snapshot.ID]func(){}, mounted: map[string]mount.Want{},
 		packs: make(chan struct{}, packsAtOnce), unpacks: make(chan struct{}, unpacksAtOnce),
 	}
 	b.imports, b.exports, b.sender = newImports(b), newExports(b), newSender(b)
@@ -307,7 +310,11 @@ func (b *builder) build(ctx context.Context) (*build.Image, error) {
 		return nil, err
 	}
 	b.exports.begin()
-	return b.finish(ctx, st)
+	image, err := b.finish(ctx, st)
+	if err != nil {
+		return nil, err
+	}
+	return image, b.saveMounts(ctx)
 }
 
 // plan resolves base images until the plan needs no more.
