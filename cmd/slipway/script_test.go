@@ -31,6 +31,7 @@ func TestMain(m *testing.M) {
 //	base [NAME]  pushes a busybox image there as $REGISTRY/NAME (default: base); its reference is $BASE
 //	exits N …    executes a program that must exit with status N
 //	waitfile F   waits until a background program has made file F
+//	web          serves the folders web and git at $WEB (see startWeb)
 //
 // and the conditions [root], [overlay], [busybox] and [git].
 func TestScript(t *testing.T) {
@@ -47,6 +48,7 @@ func TestScript(t *testing.T) {
 			"base":     pushBase,
 			"exits":    exits,
 			"waitfile": waitFile,
+			"web":      startWeb,
 		},
 	})
 }

@@ -3,28 +3,22 @@ package app
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
-	"sync"
 
 	"slipway/internal/build"
 	"slipway/internal/build/attest"
 	"slipway/internal/build/cache/remote"
-	"slipway/internal/build/dockerfile"
 	"slipway/internal/build/mount/archive"
 	"slipway/internal/build/output"
 	"slipway/internal/build/plan"
 	"slipway/internal/build/solver"
-	"slipway/internal/build/tree"
 	"slipway/internal/build/warm"
 	"slipway/internal/errs"
 	"slipway/internal/oci"
@@ -35,13 +29,14 @@ import (
 
 // Build says what `slipway build` was asked for.
 type Build struct {
-	// Context is a folder.
+	// Context is a folder, "-" for Stdin, or the address of what is elsewhere: see address.ParseContext.
 	Context string
-	// File is the Dockerfile; "-" is Stdin. Default: Dockerfile in the context, then Containerfile.
+	// File is the Dockerfile; "-" is Stdin. One that is not absolute is in the context when that is no folder. Default:
+	// Dockerfile in the context, then Containerfile, then dockerfile.
 	File string
 	// Name is what messages call the Dockerfile. Default: File.
 	Name string
-	// Stdin gives the Dockerfile when File is "-".
+	// Stdin gives the Dockerfile when File is "-", or the context.
 	Stdin io.Reader
 
 	Tags []string
@@ -92,6 +87,8 @@ type Build struct {
 
 	// untagged are repositories that the image is pushed to by digest, as part of an index.
 	untagged []ref.Ref
+	// steps is how many numbers of steps were given before the solver begins.
+	steps int
 }
 
 // FilesAlone says that only the image's files were asked for: then no image is made, and none comes back.
@@ -113,7 +110,7 @@ func (a *App) Build(ctx context.Context, r Build) (image *build.Image, err error
 	if err := r.checkTrust(); err != nil {
 		return nil, err
 	}
-	if err := r.checkContext(); err != nil {
+	if _, err := parseTags(r); err != nil { // before anything is fetched
 		return nil, err
 	}
 	if err := r.inlineCache(); err != nil {
@@ -123,56 +120,35 @@ func (a *App) Build(ctx context.Context, r Build) (image *build.Image, err error
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := r.Limits.Apply(ctx)
+	defer cancel()
+	in, closeInputs, err := w.open(ctx, &r)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, closeInputs()) }()
 	if index {
 		platforms := cmp.Or(r.Platform, oci.FormatPlatform(machine()))
-		image, err = w.buildIndex(ctx, r, strings.Split(platforms, ","))
+		image, err = w.buildIndex(ctx, r, in, strings.Split(platforms, ","))
 	} else if err = r.checkOne(); err == nil {
-		image, err = w.buildOne(ctx, r, false)
+		image, err = w.buildOne(ctx, r, in, false)
 	}
-	if err != nil {
+	if err := errors.Join(err, in.save()); err != nil {
 		return nil, err
 	}
 	return image, a.sign(ctx, r, image)
 }
 
-// checkContext refuses contexts that are no folders.
-func (r *Build) checkContext() error {
-	if r.Context == "-" || strings.Contains(r.Context, "://") || strings.HasPrefix(r.Context, "git@") {
-		err := fmt.Errorf("build context %s: only folders are read as contexts: %w", r.Context, errs.Invalid)
-		return errs.Hint(err, "unpack or clone it first, and name the folder")
-	}
-	return nil
-}
-
 // buildOne builds for one platform. With keep, every layer is in the blob store afterwards.
-func (w *work) buildOne(ctx context.Context, r Build, keep bool) (*build.Image, error) {
+func (w *work) buildOne(ctx context.Context, r Build, in *inputs, keep bool) (*build.Image, error) {
 	tags, err := parseTags(r)
 	if err != nil {
 		return nil, err
 	}
-	root, err := filepath.Abs(r.Context)
+	epoch, buildArgs, err := r.sourceEpoch(ctx, in)
 	if err != nil {
 		return nil, err
 	}
-	file, ignore, err := readDockerfile(r, root)
-	if err != nil {
-		return nil, err
-	}
-	matcher, err := newIgnoring(ignore)
-	if err != nil {
-		return nil, err
-	}
-	folder, err := tree.NewFolder(root, tree.FolderOptions{Ignore: matcher, AsRoot: true})
-	if err != nil {
-		return nil, fmt.Errorf("build context: %w", errs.Mark(err, errs.Invalid))
-	}
-	epoch, buildArgs, err := r.sourceEpoch(ctx, folder.Root())
-	if err != nil {
-		return nil, err
-	}
-	sum := sha256.Sum256([]byte(folder.Root()))
-	sums := filepath.Join(w.home(sumsDir), hex.EncodeToString(sum[:16]))
-	hasher := tree.OpenHasher(sums, w.opts.Now())
 	var platform oci.Platform
 	if r.Platform != "" {
 		if platform, err = oci.ParsePlatform(r.Platform); err != nil {
@@ -180,10 +156,6 @@ func (w *work) buildOne(ctx context.Context, r Build, keep bool) (*build.Image, 
 		}
 	}
 	bases, err := w.bases(r)
-	if err != nil {
-		return nil, err
-	}
-	secrets, err := w.secrets(r.Secrets)
 	if err != nil {
 		return nil, err
 	}
@@ -199,7 +171,7 @@ func (w *work) buildOne(ctx context.Context, r Build, keep bool) (*build.Image, 
 	if err != nil {
 		return nil, err
 	}
-	last, err := w.lastFile(r, folder.Root())
+	last, err := w.lastFile(r, in.name)
 	if err != nil {
 		return nil, err
 	}
@@ -207,22 +179,22 @@ func (w *work) buildOne(ctx context.Context, r Build, keep bool) (*build.Image, 
 	if err != nil {
 		return nil, err
 	}
-	if err := w.used(sums, last); err != nil {
+	if err := w.used(last); err != nil {
 		return nil, err
 	}
 	image, err := w.solver.Build(ctx, solver.Request{
-		File: file,
+		File: in.file,
 		Plan: plan.Options{
-			Target: r.Target, Args: buildArgs, Labels: r.Labels, Network: r.Network, Ignore: ignore,
+			Target: r.Target, Args: buildArgs, Labels: r.Labels, Network: r.Network, Ignore: in.ignore,
 			BuildPlatform: machine(), Platform: platform,
 		},
-		Context: folder, Sums: hasher, Tags: tags, Push: r.Push, SkipPushCheck: r.SkipPushCheck, Shape: r.shape(platform), Attest: r.attest(ctx, folder.Root(), file.Name), Describe: r.Describe, Compression: r.Compression, Format: format,
-		NoCache: r.NoCache, NoCacheFilter: r.NoCacheFilter, Explain: r.Explain, Last: last, CacheFrom: caches.from, CacheTo: caches.to, CacheInline: caches.inline, CacheMounts: mounts, Epoch: epoch, Hosts: r.Hosts, Secrets: secrets, SSH: agents, Limits: r.Limits, Allow: r.Allow, Bases: bases, MapRef: r.MapRef, Keep: keep, Outputs: r.Outputs, Events: r.Events,
+		Context: in.tree, Sums: in.sums(), Tags: tags, Push: r.Push, SkipPushCheck: r.SkipPushCheck, Shape: r.shape(platform), Attest: r.attest(ctx, in), Describe: r.Describe, Compression: r.Compression, Format: format,
+		NoCache: r.NoCache, NoCacheFilter: r.NoCacheFilter, Explain: r.Explain, Last: last, CacheFrom: caches.from, CacheTo: caches.to, CacheInline: caches.inline, CacheMounts: mounts, Epoch: epoch, Hosts: r.Hosts, Secrets: in.secrets, SSH: agents, Limits: r.Limits, Allow: r.Allow, Bases: bases, MapRef: r.MapRef, Keep: keep, Outputs: r.Outputs, Events: r.Events, Steps: r.steps,
 	})
 	if err == nil && format != nil {
 		w.tellPlain(r, format, image)
 	}
-	return image, errors.Join(err, hasher.Save())
+	return image, err
 }
 
 // used notes that files which are only read now are used, if they are there.
@@ -271,111 +243,3 @@ func parseTags(r Build) ([]ref.Ref, error) {
 
 // machine is the platform that processes run on here.
 func machine() oci.Platform { return oci.Platform{OS: "linux", Architecture: runtime.GOARCH} }
-
-// dockerfileNames are tried in order.
-func dockerfileNames() []string { return []string{"Dockerfile", "Containerfile"} }
-
-// maxDockerfile bounds what is read as one.
-const maxDockerfile = 16 << 20
-
-// readDockerfile reads the Dockerfile and the ignore file that belongs to it.
-func readDockerfile(r Build, root string) (*dockerfile.File, *dockerfile.Ignore, error) {
-	name, data, err := dockerfileBytes(r, root)
-	if err != nil {
-		return nil, nil, err
-	}
-	file, err := dockerfile.ParseWithArgs(cmp.Or(r.Name, name), data, r.Args)
-	if err != nil {
-		return file, nil, err
-	}
-	candidates := []string{filepath.Join(root, dockerfile.DefaultIgnoreFile)}
-	if r.File != "-" {
-		candidates = append([]string{dockerfile.IgnoreFile(name)}, candidates...)
-	}
-	for _, c := range candidates {
-		text, err := os.ReadFile(c)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return nil, nil, err
-		}
-		ignore, err := dockerfile.ParseIgnore(c, text)
-		return file, ignore, err
-	}
-	return file, nil, nil
-}
-
-func dockerfileBytes(r Build, root string) (string, []byte, error) {
-	switch r.File {
-	case "-":
-		data, err := io.ReadAll(io.LimitReader(r.Stdin, maxDockerfile))
-		return "<stdin>", data, err
-	case "":
-		for _, n := range dockerfileNames() {
-			name := filepath.Join(r.Context, n)
-			data, err := os.ReadFile(filepath.Join(root, n))
-			if !errors.Is(err, fs.ErrNotExist) {
-				return name, data, err
-			}
-		}
-		err := fmt.Errorf("no Dockerfile in %s: %w", r.Context, errs.Mark(fs.ErrNotExist, errs.Invalid))
-		return "", nil, errs.Hint(err, "name it with --file")
-	default:
-		data, err := os.ReadFile(r.File)
-		if errors.Is(err, fs.ErrNotExist) {
-			err = errs.Mark(err, errs.Invalid)
-		}
-		return r.File, data, err
-	}
-}
-
-// ignoring answers a tree's questions from an ignore file, folder by folder.
-type ignoring struct {
-	mu   sync.Mutex
-	dirs map[string]*dockerfile.IgnoreDir
-}
-
-// newIgnoring returns nil when nothing is ignored.
-func newIgnoring(ig *dockerfile.Ignore) (tree.Ignore, error) {
-	if ig == nil {
-		return nil, nil
-	}
-	root, err := ig.Root()
-	if err != nil {
-		return nil, err
-	}
-	return &ignoring{dirs: map[string]*dockerfile.IgnoreDir{".": root}}, nil
-}
-
-// Ignored implements tree.Ignore.
-func (i *ignoring) Ignored(p string, isDir bool) (out, below bool, err error) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	d, err := i.dir(filepath.Dir(p))
-	if err != nil {
-		return false, false, err
-	}
-	m, err := d.Match(filepath.Base(p), isDir)
-	if err == nil && isDir {
-		i.dirs[p] = m.Dir
-	}
-	return m.Hidden, m.Skip, err
-}
-
-// dir finds what matched a folder, which has been asked about before unless a path was named directly.
-func (i *ignoring) dir(p string) (*dockerfile.IgnoreDir, error) {
-	if d, ok := i.dirs[p]; ok {
-		return d, nil
-	}
-	up, err := i.dir(filepath.Dir(p))
-	if err != nil {
-		return nil, err
-	}
-	m, err := up.Match(filepath.Base(p), true)
-	if err != nil {
-		return nil, err
-	}
-	i.dirs[p] = m.Dir
-	return m.Dir, nil
-}

@@ -2,7 +2,7 @@ package app
 
 import (
 	"context"
-	"path/filepath"
+	"errors"
 	"slices"
 	"strings"
 
@@ -22,23 +22,21 @@ type Checked struct {
 
 // Check says what the linter's rules find in a build's Dockerfile, and builds nothing. The warnings found so far come
 // with an error, too.
-func (a *App) Check(ctx context.Context, r Build) (*Checked, error) {
-	if err := r.checkContext(); err != nil {
-		return &Checked{}, err
-	}
-	root, err := filepath.Abs(r.Context)
+func (a *App) Check(ctx context.Context, r Build) (_ *Checked, err error) {
+	w, err := a.begin(ctx, r.Events) // a context that is fetched is kept
 	if err != nil {
 		return &Checked{}, err
 	}
-	file, ignore, err := readDockerfile(r, root)
-	if file == nil {
-		return &Checked{}, err
-	}
-	checked := &Checked{File: file}
+	defer func() { err = errors.Join(err, w.end(err != nil)) }()
+	in, closeInputs, err := w.open(ctx, &r)
 	if err != nil {
-		checked.Warnings = file.Warnings
-		return checked, err
+		if in == nil || in.file == nil {
+			return &Checked{}, err
+		}
+		return &Checked{File: in.file, Warnings: in.file.Warnings}, err
 	}
+	defer func() { err = errors.Join(err, closeInputs()) }()
+	checked := &Checked{File: in.file}
 	bases, err := a.bases(r)
 	if err != nil {
 		return checked, err
@@ -50,10 +48,10 @@ func (a *App) Check(ctx context.Context, r Build) (*Checked, error) {
 				return checked, err
 			}
 		}
-		found, err := a.newSolver(a.blobs, a.mounts).Check(ctx, solver.Request{
-			File: file, Bases: bases, MapRef: r.MapRef, Events: r.Events,
+		found, err := w.solver.Check(ctx, solver.Request{
+			File: in.file, Steps: r.steps, Bases: bases, MapRef: r.MapRef, Events: r.Events,
 			Plan: plan.Options{
-				Target: r.Target, Args: r.Args, Network: r.Network, Ignore: ignore, BuildPlatform: machine(), Platform: platform,
+				Target: r.Target, Args: r.Args, Network: r.Network, Ignore: in.ignore, BuildPlatform: machine(), Platform: platform,
 			},
 		})
 		checked.add(found)

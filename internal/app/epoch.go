@@ -19,14 +19,14 @@ const epochArg = "SOURCE_DATE_EPOCH"
 
 // sourceEpoch is the time that dates the image, and the build's arguments with it among them: Epoch and the argument
 // SOURCE_DATE_EPOCH are two ways to say it, of which the first wins.
-func (r *Build) sourceEpoch(ctx context.Context, root string) (*time.Time, map[string]string, error) {
+func (r *Build) sourceEpoch(ctx context.Context, in *inputs) (*time.Time, map[string]string, error) {
 	word := cmp.Or(r.Epoch, r.Args[epochArg], "none")
 	if word == "none" {
 		return nil, r.Args, nil
 	}
 	if word == "context" {
 		var err error
-		if word, err = commitTime(ctx, root); err != nil {
+		if word, err = in.time(ctx); err != nil {
 			return nil, nil, err
 		}
 	}

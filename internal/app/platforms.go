@@ -19,7 +19,7 @@ import (
 
 // buildIndex builds for several platforms side by side and lists the images in an index. They share base images, the
 // context's digests, and every layer that is the same.
-func (w *work) buildIndex(ctx context.Context, r Build, platforms []string) (*build.Image, error) {
+func (w *work) buildIndex(ctx context.Context, r Build, in *inputs, platforms []string) (*build.Image, error) {
 	tags, err := parseTags(r)
 	if err != nil {
 		return nil, err
@@ -44,7 +44,7 @@ func (w *work) buildIndex(ctx context.Context, r Build, platforms []string) (*bu
 			one.Platform, one.Outputs, one.Tags, one.untagged = oci.FormatPlatform(p), platformOutputs(r.Outputs, p), nil, repositories(tags)
 			one.Events = platformEvents(r.Events, i, p, &told)
 			one.SkipPushCheck = r.SkipPushCheck || i > 0 // all of them go to the same places
-			index.Platforms[i], err = w.buildOne(gctx, one, len(ofIndex) > 0)
+			index.Platforms[i], err = w.buildOne(gctx, one, in, len(ofIndex) > 0)
 			return err
 		})
 	}

@@ -102,14 +102,3 @@ func TestForeignRunNamesTheHandler(t *testing.T) {
 		t.Errorf("Build = %v, want the missing handler named", err)
 	}
 }
-
-func TestContextsThatAreNoFolders(t *testing.T) {
-	t.Parallel()
-	a := openApp(t, t.TempDir(), config.Config{})
-	for _, c := range []string{"-", "https://example.com/a.tar", "git@example.com:a/b.git"} {
-		_, err := a.Build(t.Context(), app.Build{Context: c})
-		if !errors.Is(err, errs.Invalid) || !strings.Contains(err.Error(), "only folders") {
-			t.Errorf("Build of context %s = %v", c, err)
-		}
-	}
-}

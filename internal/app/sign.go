@@ -3,7 +3,6 @@ package app
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 	"slices"
 
 	"golang.org/x/sync/errgroup"
@@ -100,17 +99,12 @@ func (r *Build) checkTrust() error {
 	return nil
 }
 
-// attest says what is stated of an image built from root with a Dockerfile.
-func (r *Build) attest(ctx context.Context, root, file string) attest.Options {
+// attest says what is stated of an image.
+func (r *Build) attest(ctx context.Context, in *inputs) attest.Options {
 	opts := r.Attest
-	opts.Dockerfile = filepath.Base(file)
-	if abs, err := filepath.Abs(file); err == nil {
-		if rel, err := filepath.Rel(root, abs); err == nil && filepath.IsLocal(rel) {
-			opts.Dockerfile = filepath.ToSlash(rel)
-		}
-	}
+	opts.Dockerfile = in.dockerfile()
 	if opts.Provenance != "" {
-		opts.Source = contextSource(ctx, root)
+		opts.Source = in.source(ctx)
 	}
 	return opts
 }

@@ -9,6 +9,7 @@ import (
 	"slipway/internal/build"
 	"slipway/internal/build/dockerfile"
 	"slipway/internal/build/plan"
+	"slipway/internal/build/solver"
 	"slipway/internal/build/warm"
 	"slipway/internal/errs"
 	"slipway/internal/oci"
@@ -103,7 +104,7 @@ func (a *App) warmOne(ctx context.Context, w Warm, dir *warm.Dir, image string, 
 func (w Warm) images(p oci.Platform) ([]string, error) {
 	images := append([]string{}, w.Images...)
 	if w.Dockerfile != "" {
-		name, data, err := dockerfileBytes(Build{File: w.Dockerfile}, "")
+		name, data, err := dockerfileBytes(&Build{File: w.Dockerfile}, "")
 		if err != nil {
 			return nil, err
 		}
@@ -111,7 +112,7 @@ func (w Warm) images(p oci.Platform) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		needs, err := plan.Images(file, plan.Options{Args: w.Args, BuildPlatform: machine(), Platform: p})
+		needs, err := plan.Images(file, plan.Options{Args: w.Args, BuildPlatform: machine(), Platform: p, Supports: solver.Features()})
 		if err != nil {
 			return nil, err
 		}

@@ -71,11 +71,15 @@ func newBuild(e env) *cobra.Command {
 		Short: "Build a Dockerfile and push the image",
 		Long: `Build a Dockerfile and push the image.
 
-CONTEXT is the folder that COPY and ADD take files from; it is read in place. With
+CONTEXT is what COPY and ADD take files from: a folder, which is read in place; - for
+a tar or a Dockerfile on standard input; a git repository, URL[#REF[:DIR]]; the
+http(s) URL of a tar; or an object, s3://BUCKET/KEY. With
 --push the image goes to every tag, and standard output gets REF@DIGEST for each;
 without, the digest alone. Everything else is on standard error.`,
 		Example: `  slipway build -t 127.0.0.1:5000/app:v1 --push .
   slipway build --target test --build-arg VERSION=2 .
+  slipway build -t app https://github.com/owner/app.git#main:backend
+  tar -c . | slipway build -
   slipway build -o type=oci,dest=app.tar .
   slipway build -o type=local,dest=out --target binaries .
   slipway build --check .`,

@@ -15,8 +15,10 @@ const builderID = "urn:slipway:builder"
 
 // Source is what a build context was checked out from.
 type Source struct {
-	URI    string // of the repository, without a user or a password; "" when it has no origin
+	URI    string // of the repository or the archive, without a user or a password; "" when it has no origin
 	Commit string
+	// Digest is that of an archive.
+	Digest oci.Digest
 	// Changed says that the files were not those of the commit.
 	Changed bool
 }
@@ -123,7 +125,10 @@ func NewProvenance(m Made, mode string) Provenance {
 	d.ExternalParameters.Request = request{Dockerfile: m.Dockerfile, Target: m.Target}
 	if s := m.Source; s != nil {
 		d.ExternalParameters.Source = &source{URI: s.URI, Changed: s.Changed}
-		if s.Commit != "" {
+		switch {
+		case s.Digest != "":
+			d.ExternalParameters.Source.Digest = digests(s.Digest)
+		case s.Commit != "":
 			d.ExternalParameters.Source.Digest = map[string]string{"sha1": s.Commit}
 		}
 	}

@@ -29,6 +29,11 @@ type FileRequest struct {
 	Checksum oci.Digest
 	// Secrets may hold HTTP_AUTH_TOKEN_HOST or HTTP_AUTH_HEADER_HOST for the URL's host.
 	Secrets map[string][]byte
+	// Sign adds to a request what proves who asks, after all else of it is there. A redirect is
+	// not followed then. Default: what Secrets say.
+	Sign func(*http.Request) error
+	// MaxBytes is how large the file may be; beyond it the error is of kind errs.Limit. Default: any size.
+	MaxBytes int64
 	// Progress hears how much has arrived, of how much (-1 when the server does not say). Default: nobody does.
 	Progress func(done, total int64)
 }
@@ -100,6 +105,9 @@ func (c *Client) fetch(ctx context.Context, r FileRequest, k *known) (_ *known, 
 	if err := status(resp); err != nil {
 		return nil, err
 	}
+	if r.MaxBytes > 0 && resp.ContentLength > r.MaxBytes {
+		return nil, tooLarge(r.MaxBytes)
+	}
 	got, err := c.store(ctx, r, body, resp.ContentLength)
 	if err != nil {
 		return nil, failure(ctx, err)
@@ -127,7 +135,15 @@ func (c *Client) ask(ctx context.Context, r FileRequest, k *known) (*http.Respon
 	case k.LastModified != "":
 		req.Header.Set("If-Modified-Since", k.LastModified)
 	}
-	return c.http.Do(req)
+	client := c.http
+	if r.Sign != nil {
+		if err := r.Sign(req); err != nil {
+			return nil, err
+		}
+		// A signature is for one request, and what it was made of is not for another server.
+		client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	}
+	return client.Do(req)
 }
 
 // failure gives an error of the network its kind, and leaves out the address, which may hold a password.
@@ -187,9 +203,15 @@ func (c *Client) store(ctx context.Context, r FileRequest, body io.Reader, total
 			}
 		}()
 	}
+	if r.MaxBytes > 0 { // a byte more, to notice
+		body = io.LimitReader(body, r.MaxBytes+1)
+	}
 	n, err := io.Copy(io.MultiWriter(out, check), body)
 	if err != nil {
 		return nil, err
+	}
+	if r.MaxBytes > 0 && n > r.MaxBytes {
+		return nil, tooLarge(r.MaxBytes)
 	}
 	desc, err := w.Commit(ctx, "")
 	if err != nil {
@@ -200,6 +222,10 @@ func (c *Client) store(ctx context.Context, r FileRequest, body io.Reader, total
 		got.Checksums = []oci.Digest{r.Checksum}
 	}
 	return got, nil
+}
+
+func tooLarge(most int64) error {
+	return fmt.Errorf("the file has more than %d bytes: %w", most, errs.Limit)
 }
 
 func mismatch(want oci.Digest) error {

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
 
 	"slipway/internal/build/fetch"
@@ -332,5 +333,65 @@ func TestProgress(t *testing.T) {
 	}})
 	if err != nil || f.Size != 3<<20 || last == 0 {
 		t.Errorf("%+v, %v, last progress %d", f, err, last)
+	}
+}
+
+// A file may be no larger than was said, whether the server says how large it is or not.
+func TestMaxBytes(t *testing.T) {
+	t.Parallel()
+	url := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/chunked" {
+			w.(http.Flusher).Flush()
+		}
+		fmt.Fprint(w, "12345")
+	})
+	for _, path := range []string{"/", "/chunked"} {
+		c := newClient(t)
+		if _, err := c.File(t.Context(), fetch.FileRequest{URL: url + path, MaxBytes: 4}); !errors.Is(err, errs.Limit) {
+			t.Errorf("%s: five bytes of four: %v", path, err)
+		}
+		if f, err := c.File(t.Context(), fetch.FileRequest{URL: url + path, MaxBytes: 5}); err != nil || content(t, c, f.Digest) != "12345" {
+			t.Errorf("%s: five bytes of five: %v", path, err)
+		}
+	}
+}
+
+// What signs a request sees all of it, and no redirect is followed with it.
+func TestSign(t *testing.T) {
+	t.Parallel()
+	var signed []string
+	other := serve(t, func(_ http.ResponseWriter, r *http.Request) {
+		t.Errorf("the other server is asked: %v", r.Header)
+	})
+	url := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("ETag", `"1"`)
+		switch {
+		case r.URL.Path == "/away":
+			http.Redirect(w, r, other, http.StatusFound)
+		case r.Header.Get("If-None-Match") == `"1"`:
+			w.WriteHeader(http.StatusNotModified)
+		}
+	})
+	c := newClient(t)
+	sign := func(r *http.Request) error {
+		signed = append(signed, r.URL.Path+" "+r.Header.Get("If-None-Match"))
+		r.Header.Set("Signature", "mine")
+		return nil
+	}
+	for _, path := range []string{"/a", "/a"} {
+		if _, err := c.File(t.Context(), fetch.FileRequest{URL: url + path, Sign: sign}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := c.File(t.Context(), fetch.FileRequest{URL: url + "/away", Sign: sign}); err == nil || !strings.Contains(err.Error(), "302") {
+		t.Errorf("a redirect: %v", err)
+	}
+	if diff := cmp.Diff([]string{"/a ", `/a "1"`, "/away "}, signed); diff != "" {
+		t.Errorf("signed requests mismatch (-want +got):\n%s", diff)
+	}
+	refused := errors.New("no key")
+	_, err := c.File(t.Context(), fetch.FileRequest{URL: url, Sign: func(*http.Request) error { return errs.Mark(refused, errs.Denied) }})
+	if !errors.Is(err, refused) || !errors.Is(err, errs.Denied) {
+		t.Errorf("a signature that cannot be made: %v", err)
 	}
 }

@@ -57,17 +57,17 @@ func (b *builder) restoreMount(ctx context.Context, p MountPlace, key oci.Digest
 	err := archive.Restore(b.noticed(ctx), p, archive.Restoring{Key: key, ID: id, Dir: path, MaxBytes: maxLayerBytes})
 	switch {
 	case ctx.Err() != nil:
-		ev.end("", context.Cause(ctx))
+		ev.End("", context.Cause(ctx))
 		return false, context.Cause(ctx)
 	case errors.Is(err, errs.NotFound):
-		ev.end("nothing there yet", nil)
+		ev.End("nothing there yet", nil)
 		return false, nil
 	case err != nil:
-		ev.end("not used", nil)
+		ev.End("not used", nil)
 		b.events.warn(err.Error())
 		return false, nil
 	}
-	ev.end("", nil)
+	ev.End("", nil)
 	return true, nil
 }
 
@@ -133,7 +133,7 @@ func (b *builder) saveMount(ctx context.Context, p MountPlace, path string, w mo
 	text := fmt.Sprintf("%d of %d packs sent, %s", saved.Sent, saved.Packs, units.BytesSize(float64(saved.Bytes)))
 	switch {
 	case err != nil && p.IgnoreError && ctx.Err() == nil:
-		ev.end("not saved", nil)
+		ev.End("not saved", nil)
 		b.events.warn(err.Error())
 		return nil
 	case saved.Empty:
@@ -141,6 +141,6 @@ func (b *builder) saveMount(ctx context.Context, p MountPlace, path string, w mo
 	case saved.Unchanged:
 		text = "unchanged"
 	}
-	ev.end(text, err)
+	ev.End(text, err)
 	return err
 }

@@ -157,7 +157,7 @@ func (b *builder) bill(ctx context.Context, st *stack, im *build.Image) error {
 	}
 	ev := b.events.start("look for packages")
 	contents, err := b.contents(ctx, st)
-	ev.end(fmt.Sprintf("%d packages", len(contents.Packages)), err)
+	ev.End(fmt.Sprintf("%d packages", len(contents.Packages)), err)
 	if err != nil {
 		return err
 	}

@@ -66,7 +66,7 @@ func (b *builder) resolveOne(ctx context.Context, n plan.Need) (im *baseImage, e
 		if err == nil {
 			text = im.digest.String()
 		}
-		st.end(text, err)
+		st.End(text, err)
 	}()
 	return b.lookUp(ctx, n)
 }

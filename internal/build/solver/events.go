@@ -51,8 +51,8 @@ func (e *events) cached(name string) {
 	e.send(build.Event{Kind: build.Cached, Step: int(e.last.Add(1)), Name: name})
 }
 
-// end closes a step with what came of it.
-func (s *step) end(text string, err error) {
+// End closes a step with what came of it.
+func (s *step) End(text string, err error) {
 	ev := build.Event{Kind: build.Done, Step: s.id, Name: s.name, Text: text, Took: s.e.now().Sub(s.began)}
 	if err != nil {
 		ev.Kind, ev.Text = build.Failed, err.Error()
@@ -60,7 +60,7 @@ func (s *step) end(text string, err error) {
 	s.e.send(ev)
 }
 
-func (s *step) progress(n, total int64) {
+func (s *step) Progress(n, total int64) {
 	s.e.send(build.Event{Kind: build.Progress, Step: s.id, Bytes: n, Total: total})
 }
 

@@ -117,11 +117,11 @@ func (x *exports) write(ctx context.Context) error {
 			err = e.Place.Save(ctx, remote.Update{Records: records, Now: x.b.began, TTL: e.TTL})
 		}
 		if err != nil && e.IgnoreError && ctx.Err() == nil {
-			ev.end("not written", nil)
+			ev.End("not written", nil)
 			x.b.events.warn(err.Error())
 			continue
 		}
-		ev.end(fmt.Sprintf("%d results", len(records)), err)
+		ev.End(fmt.Sprintf("%d results", len(records)), err)
 		if err != nil {
 			return err
 		}

@@ -2,20 +2,18 @@ package solver
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"path"
 	"strconv"
 
-	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 
 	"slipway/internal/build/address"
 	"slipway/internal/build/fetch"
+	"slipway/internal/build/origin"
 	"slipway/internal/build/plan"
 	"slipway/internal/build/tree"
-	"slipway/internal/errs"
 	"slipway/internal/oci"
 	"slipway/internal/oci/layer"
 )
@@ -62,12 +60,12 @@ func (b *builder) resolveRemote(ctx context.Context, r *plan.Remote, f *fetched)
 // fetchFile brings a file into the blob store.
 func (b *builder) fetchFile(ctx context.Context, url string, checksum oci.Digest) (*fetch.File, error) {
 	ev := b.events.start("fetch " + address.Redact(url))
-	f, err := b.Fetch.File(ctx, fetch.FileRequest{URL: url, Checksum: checksum, Secrets: b.req.Secrets, Progress: ev.progress})
+	f, err := b.Fetch.File(ctx, fetch.FileRequest{URL: url, Checksum: checksum, Secrets: b.req.Secrets, Progress: ev.Progress})
 	text := ""
 	if err == nil {
 		text = f.Digest.String()
 	}
-	ev.end(text, err)
+	ev.End(text, err)
 	return &f, err
 }
 
@@ -75,23 +73,8 @@ func (b *builder) fetchFile(ctx context.Context, url string, checksum oci.Digest
 func (b *builder) resolveGit(ctx context.Context, g *address.Git) (fetch.Commit, error) {
 	ev := b.events.start("resolve " + address.Redact(g.Remote))
 	at, err := b.Fetch.Resolve(ctx, *g, b.req.Secrets)
-	ev.end(at.ID, err)
+	ev.End(at.ID, err)
 	return at, err
-}
-
-// gitKey stands for the files of a commit.
-func gitKey(g *address.Git, at fetch.Commit, keepGitDir bool) string {
-	key := "git " + at.ID + ":" + g.Dir
-	if keepGitDir {
-		key += " .git " + at.Ref
-	}
-	if g.NoSubmodules {
-		key += " without submodules"
-	}
-	if g.CheckoutTime {
-		key += " time of checkout"
-	}
-	return key
 }
 
 // fetchedKeys stand for what an ADD fetches, in order. Where it is fetched from is not part of them.
@@ -103,7 +86,7 @@ func (b *builder) fetchedKeys(op *plan.Copy) []string {
 		key := strconv.Itoa(r.At) + " "
 		switch {
 		case r.Git != nil:
-			key += gitKey(r.Git, f.commit, r.KeepGitDir)
+			key += origin.CommitKey(r.Git, f.commit, r.KeepGitDir)
 		case f.file != nil:
 			key += fmt.Sprintf("file %s %s %d", r.Name, f.file.Digest, f.file.ModTime.Unix())
 		default:
@@ -160,7 +143,7 @@ func (b *builder) addFile(ctx context.Context, c *tree.Copy, r *plan.Remote, des
 }
 
 func (b *builder) addGit(ctx context.Context, c *tree.Copy, op *plan.Copy, r *plan.Remote, dest string) error {
-	dir, err := b.checkout(ctx, r.Git, b.fetched[r].commit, r.KeepGitDir)
+	dir, err := b.origin.Commit(ctx, r.Git, b.fetched[r].commit, r.KeepGitDir)
 	if err != nil {
 		return err
 	}
@@ -173,35 +156,4 @@ func (b *builder) addGit(ctx context.Context, c *tree.Copy, op *plan.Copy, r *pl
 		return err
 	}
 	return c.Add(src, "/", path.Clean(dest), filter)
-}
-
-// checkout returns a folder with the files of a commit, which is kept for other builds.
-func (b *builder) checkout(ctx context.Context, g *address.Git, at fetch.Commit, keepGitDir bool) (_ string, err error) {
-	key := digest.FromString("checkout " + gitKey(g, at, keepGitDir))
-	unlock, err := b.Lock(ctx, key)
-	if err != nil {
-		return "", err
-	}
-	defer unlock()
-	if id, err := b.findFolder(ctx, key); err == nil {
-		return b.Snapshots.Dir(id), nil
-	} else if !errors.Is(err, errs.NotFound) {
-		return "", err
-	}
-	ev := b.events.start("check out " + address.Redact(g.Remote))
-	defer func() { ev.end(at.ID, err) }()
-	draft, err := b.begin(ctx)
-	if err != nil {
-		return "", err
-	}
-	scratch, err := b.begin(ctx)
-	if err != nil {
-		return "", err
-	}
-	defer func() { err = errors.Join(err, scratch.Discard()) }()
-	opts := fetch.CheckoutOptions{Dir: draft.Dir(), Scratch: scratch.Dir(), KeepGitDir: keepGitDir, Secrets: b.req.Secrets}
-	if err := b.Fetch.Checkout(ctx, *g, at, opts); err != nil {
-		return "", err
-	}
-	return draft.Dir(), draft.Publish(ctx, key)
 }

@@ -37,7 +37,7 @@ func (b *builder) finish(ctx context.Context, st *stack) (*build.Image, error) {
 		g.Go(func() error {
 			ev := b.events.start("push " + b.push.tags[0].Familiar())
 			err := b.push.image(ctx, im)
-			ev.end("", err)
+			ev.End("", err)
 			return err
 		})
 	}

@@ -57,8 +57,8 @@ func (l Limits) diskError() error {
 	return l.exceeded("the disk", units.BytesSize(float64(l.Disk)), "allow more with --disk, or with runnerConfig.diskSize in a pipeline")
 }
 
-// apply bounds a build's time.
-func (l Limits) apply(ctx context.Context) (context.Context, context.CancelFunc) {
+// Apply bounds a build's time.
+func (l Limits) Apply(ctx context.Context) (context.Context, context.CancelFunc) {
 	if l.Time <= 0 {
 		return ctx, func() {}
 	}

@@ -29,7 +29,7 @@ func (b *builder) output(ctx context.Context, st *stack, im *build.Image) error 
 		}
 		ev := b.events.start("write " + o.Type + " to " + o.Dest)
 		err := b.writeOutput(ctx, o, st, im)
-		ev.end("", err)
+		ev.End("", err)
 		if err != nil {
 			return err
 		}

@@ -25,14 +25,14 @@ type imports struct {
 	loading sync.WaitGroup
 	asking  chan struct{} // a place for each question under way
 
-	there once[origin, bool]
+	there once[placedLayer, bool]
 	mu    sync.Mutex
 	found map[oci.Digest]build.Record // by key
 	from  map[oci.Digest]remote.Place // by layer
 }
 
-// origin is a layer in a place.
-type origin struct {
+// placedLayer is a layer in a place.
+type placedLayer struct {
 	place int
 	layer oci.Digest
 }
@@ -68,16 +68,16 @@ func (m *imports) load(ctx context.Context, i int, p remote.Place) error {
 	switch {
 	case ctx.Err() != nil:
 		err = context.Cause(ctx)
-		ev.end("", err)
+		ev.End("", err)
 		return err
 	case errors.Is(err, errs.NotFound):
-		ev.end("nothing there yet", nil)
+		ev.End("nothing there yet", nil)
 	case err != nil:
-		ev.end("not used", nil)
+		ev.End("not used", nil)
 		m.b.events.warn(err.Error())
 	default:
 		m.records[i] = records
-		ev.end(fmt.Sprintf("%d results", len(records)), nil)
+		ev.End(fmt.Sprintf("%d results", len(records)), nil)
 	}
 	return nil
 }
@@ -106,7 +106,7 @@ func (m *imports) wait(ctx context.Context) error {
 
 // ask begins to find out whether a layer can be had: from the store or from the place.
 func (m *imports) ask(place int, l oci.Descriptor) *future[bool] {
-	return m.there.start(m.b.group, origin{place, l.Digest}, func() (bool, error) {
+	return m.there.start(m.b.group, placedLayer{place, l.Digest}, func() (bool, error) {
 		ctx := m.b.group.ctx
 		if size, err := m.b.Blobs.Stat(ctx, l.Digest); err == nil && size == l.Size {
 			return true, nil

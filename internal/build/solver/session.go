@@ -57,7 +57,7 @@ const grace = 5 * time.Second
 
 // Open prepares a session, which the caller closes. It lives as long as ctx.
 func (s *Solver) Open(ctx context.Context, o OpenSession) (_ *Session, err error) {
-	ctx, cancel := o.Limits.apply(ctx)
+	ctx, cancel := o.Limits.Apply(ctx)
 	b := s.builder(ctx, Request{Limits: o.Limits, Events: o.Events})
 	b.engine, b.watched = s.newEngine(b.begin), o.Counted
 	session := &Session{b: b, cancel: cancel, mounts: o.Mounts}

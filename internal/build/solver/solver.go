@@ -27,6 +27,7 @@ import (
 	"slipway/internal/build/dockerfile"
 	"slipway/internal/build/fetch"
 	"slipway/internal/build/mount"
+	"slipway/internal/build/origin"
 	"slipway/internal/build/output"
 	"slipway/internal/build/plan"
 	"slipway/internal/build/tree"
@@ -152,6 +153,8 @@ type Request struct {
 	Outputs []output.Output
 	// Events hears what happens. Default: nobody does.
 	Events build.Sink
+	// Steps is how many steps Events has heard of before. Default: none.
+	Steps int
 }
 
 // Host is a name that RUN can reach under an address.
@@ -197,6 +200,7 @@ type builder struct {
 	limits  *sandbox.Group
 	engine  Engine
 	devices deviceUse
+	origin  *origin.Opener
 	stated  []build.Statement // of the image
 	packs   chan struct{}     // a place for each layer packed at once
 	unpacks chan struct{}     // a place for each layer unpacked at once
@@ -223,7 +227,7 @@ const unpacksAtOnce = 4
 // Dockerfile asks for something impossible, of kind errs.Limit when a limit was hit. Whatever happens, nothing is
 // left running and nothing half written is left behind.
 func (s *Solver) Build(ctx context.Context, req Request) (image *build.Image, err error) {
-	ctx, cancel := req.Limits.apply(ctx)
+	ctx, cancel := req.Limits.Apply(ctx)
 	defer cancel()
 	b := s.builder(ctx, req)
 	b.engine = s.newEngine(b.begin)
@@ -253,6 +257,11 @@ func (s *Solver) builder(ctx context.Context, req Request) *builder {
 		held: map[snapshot.ID]func(){}, mounted: map[string]mount.Want{},
 		packs: make(chan struct{}, packsAtOnce), unpacks: make(chan struct{}, unpacksAtOnce),
 	}
+	b.events.last.Store(int64(req.Steps))
+	b.origin = origin.New(origin.Options{
+		Fetch: s.Fetch, Snapshots: s.Snapshots, Lock: s.Lock, Secrets: req.Secrets, Begin: b.begin,
+		Start: func(name string) origin.Step { return b.events.start(name) },
+	})
 	b.imports, b.exports, b.sender = newImports(b), newExports(b), newSender(b)
 	return b
 }
@@ -365,6 +374,7 @@ func (b *builder) close() error {
 		}
 	}
 	keep(b.engine.Close())
+	keep(b.origin.Close())
 	for _, d := range b.drafts {
 		keep(d.Discard()) // harmless for those that were published
 	}

@@ -84,7 +84,7 @@ func (b *builder) squashed(ctx context.Context, base, own, st *stack) (*rung, er
 	}
 	ev := b.events.start(fmt.Sprintf("squash %d layers", len(own.rungs)))
 	r, err := b.squashAnew(ctx, base, st, key)
-	ev.end("", err)
+	ev.End("", err)
 	return r, err
 }
 

@@ -189,7 +189,7 @@ func (b *builder) unpackLayer(ctx context.Context, r *rung, p packed, stackID oc
 	}
 	st := b.events.start(name)
 	id, err := b.unpackBlob(ctx, st, r, p, stackID, under)
-	st.end("", err)
+	st.End("", err)
 	if err != nil {
 		of := p.desc.Digest.String()
 		if r.base != nil {
@@ -294,7 +294,7 @@ func (c *counter) Read(p []byte) (int, error) {
 	c.n += int64(n)
 	if c.n-c.told >= progressEvery {
 		c.told = c.n
-		c.step.progress(c.n, c.total)
+		c.step.Progress(c.n, c.total)
 	}
 	return n, err
 }

@@ -194,16 +194,16 @@ func (b *builder) step(ctx context.Context, s *plan.Stage, i int, st *stack, hit
 	}
 	ev := b.events.start(name)
 	if err := b.explain(ctx, ev, s, i, st); err != nil {
-		ev.end("", err)
+		ev.End("", err)
 		return nil, err
 	}
 	r, err := b.run(ctx, ev, s, i, st)
 	if err != nil {
 		err = b.at(step, err)
-		ev.end("", err)
+		ev.End("", err)
 		return nil, err
 	}
-	ev.end("", nil)
+	ev.End("", nil)
 	return b.put(s, step, st, r), nil
 }
 

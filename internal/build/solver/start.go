@@ -34,7 +34,7 @@ type Start struct {
 // Start runs an image's command in the sandbox until it ends, and returns its exit status. What it writes to its files
 // is thrown away.
 func (s *Solver) Start(ctx context.Context, r Start) (code int, err error) {
-	ctx, cancel := r.Limits.apply(ctx)
+	ctx, cancel := r.Limits.Apply(ctx)
 	defer cancel()
 	b := s.builder(ctx, Request{Limits: r.Limits, Events: r.Events})
 	b.engine = s.newEngine(b.begin)
