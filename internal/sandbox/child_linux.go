@@ -86,21 +86,21 @@ type child struct {
 const spareArg = "spare"
 
 // birth says which program init is, and into what it is born.
-func birth(args []string) (program string, sys *syscall.SysProcAttr, err error) {
+func birth(args []string) (prog program, sys *syscall.SysProcAttr, err error) {
 	sys = &syscall.SysProcAttr{Setsid: true} // the terminal's signals are for slipway, which decides
 	if slices.Contains(args, chrootArg) {
 		sys.Pdeathsig = killAll // it has to kill what it started before it ends
-		return "/proc/self/exe", sys, nil
+		return hostProgram(), sys, nil
 	}
 	sys.Cloneflags = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
 	sys.Pdeathsig = syscall.SIGKILL
-	program, err = programPath()
-	return program, sys, err
+	prog, err = ownProgram()
+	return prog, sys, err
 }
 
 // spawn starts init on t, in cgroup when that is not nil. It waits for its request.
 func spawn(t *thread, cgroup *os.File, args ...string) (*child, error) {
-	program, sys, err := birth(args)
+	prog, sys, err := birth(args)
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +125,7 @@ func spawn(t *thread, cgroup *os.File, args ...string) (*child, error) {
 		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(cgroup.Fd())
 	}
 	c := &child{conn: ours, exited: make(chan struct{})}
-	t.do(func() { c.proc, err = os.StartProcess(program, append([]string{initName}, args...), attr) })
+	t.do(func() { c.proc, err = prog.start(append([]string{initName}, args...), attr) })
 	if err != nil {
 		return nil, errors.Join(startError(err), ours.Close())
 	}

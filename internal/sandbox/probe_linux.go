@@ -110,7 +110,7 @@ func probeUserNamespaces() Finding {
 }
 
 func tryUserNamespace() error {
-	program, err := programPath()
+	prog, err := ownProgram()
 	if err != nil {
 		return err
 	}
@@ -119,7 +119,7 @@ func tryUserNamespace() error {
 		return err
 	}
 	defer null.Close()
-	p, err := os.StartProcess(program, []string{initName}, &os.ProcAttr{
+	p, err := prog.start([]string{initName}, &os.ProcAttr{
 		Files: []*os.File{null, null, null, null},
 		Sys: &syscall.SysProcAttr{
 			Cloneflags:  unix.CLONE_NEWUSER,

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"os"
+	"os/exec"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -54,6 +55,47 @@ func TestProgramCopyIsSealed(t *testing.T) {
 	if !bytes.Equal(copied, original) {
 		t.Error("the copy differs from the program")
 	}
+}
+
+// TestProgramStartsNextToWhatItIsGiven is about the numbers that descriptors get under load. The test is alone in the
+// process: it depends on which are free.
+func TestProgramStartsNextToWhatItIsGiven(t *testing.T) { //nolint:paralleltest // see above
+	path, err := exec.LookPath("true")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const busy = 300 // more than the process has open, so that the pipe of os.StartProcess is below
+	null := openAt(t, os.DevNull, busy)
+	prog := openAt(t, path, int(null.Fd())+1)
+	fd := int(prog.Fd())
+	if fd != int(null.Fd())+1 {
+		t.Fatalf("the program is descriptor %d, want the one after %d", fd, null.Fd())
+	}
+	p, err := program{path: fdPath(fd), fd: fd}.start([]string{"true"}, &os.ProcAttr{Files: []*os.File{null, null, null, null}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	state, err := p.Wait()
+	if err != nil || !state.Success() {
+		t.Errorf("the program ended with %v, %v", state, err)
+	}
+}
+
+// openAt opens a file under the first free number from least on.
+func openAt(t *testing.T, path string, least int) *os.File {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, least)
+	if err != nil {
+		t.Fatal(err)
+	}
+	moved := os.NewFile(uintptr(fd), path)
+	t.Cleanup(func() { _ = moved.Close() }) // only read
+	return moved
 }
 
 func BenchmarkProtectProgram(b *testing.B) {
