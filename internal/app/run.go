@@ -49,6 +49,12 @@ type Run struct {
 	Secrets []Secret
 }
 
+// keptDir, below the home folder, has the environments of tasks in debugMode, and keepFor is how long.
+const (
+	keptDir = "kept"
+	keepFor = time.Hour
+)
+
 // Prepared is a pipeline resolved against a commit, ready to run. Whoever got it closes it.
 type Prepared struct {
 	Pipeline *pipeline.Pipeline
@@ -83,6 +89,9 @@ func Prepare(ctx context.Context, home string, now time.Time, r Run) (p *Prepare
 	dir, err := newScratch(filepath.Join(home, "runs"))
 	if err != nil {
 		return nil, err
+	}
+	if err := local.Expire(filepath.Join(home, keptDir), now); err != nil {
+		return nil, errors.Join(fmt.Errorf("remove environments that were kept: %w", err), dir.close())
 	}
 	p = &Prepared{scratch: dir, approved: r.Approved, secrets: r.Secrets}
 	defer func() {
@@ -176,7 +185,10 @@ func (a *App) Run(ctx context.Context, p *Prepared, to Listener) (*pipeline.Run,
 	if err != nil {
 		return nil, err
 	}
-	events, end := a.events(ctx, p.Pipeline, to.Events)
+	events, end, err := a.events(ctx, p.Pipeline, to.Events)
+	if err != nil {
+		return nil, err
+	}
 	defer end()
 	return engine.Run(ctx, p.Pipeline, engine.Options{
 		Runner: local.New(local.Options{
@@ -184,7 +196,10 @@ func (a *App) Run(ctx context.Context, p *Prepared, to Listener) (*pipeline.Run,
 			Source:  p.Repository,
 			Dir:     p.scratch.path,
 			Machine: machine,
-			NAS:     a.opts.Config.MapNAS,
+			NAS:     a.opts.Config.MapNAS, MountDir: filepath.Join(a.opts.Home, "nas"),
+			Networks: a.opts.Config.MapNetwork,
+			Logs:     a.opts.Config.MapLogs,
+			Kept:     filepath.Join(a.opts.Home, keptDir), KeepFor: keepFor, Now: a.opts.Now,
 		}),
 		Emit: events,
 		Now:  a.opts.Now,
@@ -193,23 +208,36 @@ func (a *App) Run(ctx context.Context, p *Prepared, to Listener) (*pipeline.Run,
 
 // events sends a run's events to its listener and to whoever else wants to hear of them. end waits for what those have
 // begun, and is called when the run is over.
-func (a *App) events(ctx context.Context, p *pipeline.Pipeline, to func(pipeline.Event)) (events func(pipeline.Event), end func()) {
+func (a *App) events(ctx context.Context, p *pipeline.Pipeline, to func(pipeline.Event)) (events func(pipeline.Event), end func(), err error) {
+	written, err := openLogs(ctx, p, a.opts.Config.MapLogs)
+	if err != nil {
+		return nil, nil, err
+	}
 	var mu sync.Mutex // the engine's events come one at a time, what others have to say comes between them
 	say := func(e pipeline.Event) {
 		mu.Lock()
 		defer mu.Unlock()
+		written.event(e)
 		to(e)
 	}
+	notice := func(text string) { say(pipeline.Event{Kind: pipeline.Notice, Time: a.opts.Now(), Text: text}) }
 	notifier := notify.New(p, notify.Options{
 		DingTalk: &dingtalk.Client{Now: a.opts.Now},
 		Failed: func(task string, err error) {
-			say(pipeline.Event{Kind: pipeline.Notice, Time: a.opts.Now(), Text: "the notification about " + task + " was not sent: " + err.Error()})
+			notice("the notification about " + task + " was not sent: " + err.Error())
 		},
 	})
-	return func(e pipeline.Event) {
+	events = func(e pipeline.Event) {
 		say(e)
 		notifier.Event(ctx, e)
-	}, notifier.Close
+	}
+	end = func() {
+		notifier.Close()
+		if err := written.close(); err != nil { // a log is not the run
+			notice(err.Error())
+		}
+	}
+	return events, end, nil
 }
 
 // canDecide refuses, before anything runs, what would end in a question that nobody hears.
@@ -238,6 +266,7 @@ func (b imageBuilder) Build(ctx context.Context, r image.Request) (image.Result,
 		CacheDir:  r.CacheDir,
 		Args:      r.Args,
 		Target:    r.Target,
+		Network:   r.Network,
 		Platform:  strings.Join(r.Platforms, ","),
 		CacheFrom: cacheSpecs(r.CacheFrom), CacheTo: cacheSpecs(r.CacheTo),
 		Limits: solver.Limits{Memory: r.Limits.Memory, CPUs: r.Limits.CPUs, Disk: r.Limits.Disk, Of: r.LimitsOf},

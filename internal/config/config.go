@@ -34,6 +34,11 @@ type Config struct {
 	MapRegistry map[string]string
 	// MapNAS replaces a file share that a pipeline mounts, SERVER:/PATH, by a folder of this machine.
 	MapNAS map[string]string
+	// MapNetwork says what a network or region that a pipeline names is here, by vpcId or regionId: "host" or "none".
+	MapNetwork map[string]string
+	// MapLogs says where a log store that a pipeline names is here, by PROJECT/LOGSTORE or PROJECT: a folder, or an http
+	// address.
+	MapLogs map[string]string
 	// ACREndpoint is the address of the API of Alibaba Cloud's registries, scheme://host[:port]; "" for the region's own.
 	ACREndpoint string
 	// ACRInstances gives the ids of ACR Enterprise instances by registry host.
@@ -59,6 +64,8 @@ func (c Config) Over(below Config) Config {
 		RegistryMirrors:    over(c.RegistryMirrors, below.RegistryMirrors),
 		MapRegistry:        over(c.MapRegistry, below.MapRegistry),
 		MapNAS:             over(c.MapNAS, below.MapNAS),
+		MapNetwork:         over(c.MapNetwork, below.MapNetwork),
+		MapLogs:            over(c.MapLogs, below.MapLogs),
 		ACREndpoint:        cmp.Or(c.ACREndpoint, below.ACREndpoint),
 		ACRInstances:       over(c.ACRInstances, below.ACRInstances),
 		GC:                 c.GC.over(below.GC),
@@ -92,6 +99,8 @@ type Words struct {
 	RegistryMirrors    []string // [SOURCE=]HOST, without SOURCE a mirror of docker.io
 	MapRegistry        []string // HOST=HOST[/PREFIX]
 	MapNAS             []string // SERVER:/PATH=DIR
+	MapNetwork         []string // VPC=host|none
+	MapLogs            []string // PROJECT[/LOGSTORE]=DIR|URL
 	ACREndpoint        string   // scheme://host[:port]
 	ACRInstances       []string // HOST=ID
 	GC                 []string // KEY=AMOUNT, or off
@@ -124,6 +133,16 @@ func Parse(w Words) (Config, error) {
 			return Config{}, fmt.Errorf("NAS map %q: %w", word, err)
 		}
 	}
+	for _, word := range w.MapNetwork {
+		if err := c.addNetwork(word); err != nil {
+			return Config{}, fmt.Errorf("network map %q: %w", word, err)
+		}
+	}
+	for _, word := range w.MapLogs {
+		if err := c.addLogs(word); err != nil {
+			return Config{}, fmt.Errorf("log map %q: %w", word, err)
+		}
+	}
 	if w.ACREndpoint != "" {
 		if err := c.setACREndpoint(w.ACREndpoint); err != nil {
 			return Config{}, fmt.Errorf("ACR endpoint %q: %w", w.ACREndpoint, err)
@@ -149,8 +168,8 @@ func Parse(w Words) (Config, error) {
 
 // FromEnv reads settings from the environment. Each variable is a list separated by commas:
 // SLIPWAY_INSECURE_REGISTRIES, SLIPWAY_REGISTRY_MIRRORS, SLIPWAY_MAP_REGISTRY, SLIPWAY_MAP_NAS, SLIPWAY_GC,
-// SLIPWAY_ACCELERATED_SUFFIXES and SLIPWAY_ACR_INSTANCES. SLIPWAY_ACR_ENDPOINT is one address, SLIPWAY_RUNNER_IMAGE one
-// reference.
+// SLIPWAY_MAP_NETWORK, SLIPWAY_MAP_LOGS, SLIPWAY_ACCELERATED_SUFFIXES and SLIPWAY_ACR_INSTANCES. SLIPWAY_ACR_ENDPOINT is
+// one address, SLIPWAY_RUNNER_IMAGE one reference.
 func FromEnv(getenv func(string) string) (Config, error) {
 	list := func(name string) []string {
 		return strings.FieldsFunc(getenv(name), func(r rune) bool { return r == ',' })
@@ -160,6 +179,8 @@ func FromEnv(getenv func(string) string) (Config, error) {
 		RegistryMirrors:    list("SLIPWAY_REGISTRY_MIRRORS"),
 		MapRegistry:        list("SLIPWAY_MAP_REGISTRY"),
 		MapNAS:             list("SLIPWAY_MAP_NAS"),
+		MapNetwork:         list("SLIPWAY_MAP_NETWORK"),
+		MapLogs:            list("SLIPWAY_MAP_LOGS"),
 		ACREndpoint:        getenv("SLIPWAY_ACR_ENDPOINT"),
 		ACRInstances:       list("SLIPWAY_ACR_INSTANCES"),
 		GC:                 list("SLIPWAY_GC"),
@@ -243,6 +264,33 @@ func (c *Config) addNAS(word string) error {
 		c.MapNAS = map[string]string{}
 	}
 	c.MapNAS[share] = dir
+	return nil
+}
+
+func (c *Config) addNetwork(word string) error {
+	name, here, ok := strings.Cut(word, "=")
+	if !ok || name == "" || here != "host" && here != "none" {
+		return invalid("want VPC=host, for this machine's network, or VPC=none")
+	}
+	if c.MapNetwork == nil {
+		c.MapNetwork = map[string]string{}
+	}
+	c.MapNetwork[name] = here
+	return nil
+}
+
+func (c *Config) addLogs(word string) error {
+	store, target, ok := strings.Cut(word, "=")
+	if !ok || store == "" || target == "" || strings.HasPrefix(store, "/") {
+		return invalid("want PROJECT/LOGSTORE=DIR, or an http address in place of DIR")
+	}
+	if scheme, _, isURL := strings.Cut(target, "://"); isURL && scheme != "http" && scheme != "https" {
+		return invalid("want a folder, or an address that begins with http:// or https://")
+	}
+	if c.MapLogs == nil {
+		c.MapLogs = map[string]string{}
+	}
+	c.MapLogs[store] = target
 	return nil
 }
 

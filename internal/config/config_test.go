@@ -34,6 +34,8 @@ mapRegistry:
 mapNas:
   server.cn-hangzhou.nas.aliyuncs.com:/fc: /srv/nas
 acrEndpoint: https://cr.example.com/
+mapNetwork: {vpc-1: host, cn-hangzhou: none}
+mapLogs: {demo/store: /var/log/slipway, other: "https://logs.lan/ingest?a=b"}
 acrInstances: {demo-registry.cn-hangzhou.cr.aliyuncs.com: cri-1}
 acceleratedSuffixes: [_lazy, _very_lazy, _lazy]
 gc: {maxUsed: 20g, minFree: 2.5%, maxCacheMount: off}
@@ -48,6 +50,8 @@ runnerImage: registry.lan/build:1
 				MapRegistry: map[string]string{"registry-vpc.cn-hangzhou.aliyuncs.com": "127.0.0.1:5000/hangzhou"},
 				MapNAS:      map[string]string{"server.cn-hangzhou.nas.aliyuncs.com:/fc": "/srv/nas"},
 
+				MapNetwork:          map[string]string{"vpc-1": "host", "cn-hangzhou": "none"},
+				MapLogs:             map[string]string{"demo/store": "/var/log/slipway", "other": "https://logs.lan/ingest?a=b"},
 				ACREndpoint:         "https://cr.example.com",
 				ACRInstances:        map[string]string{"demo-registry.cn-hangzhou.cr.aliyuncs.com": "cri-1"},
 				AcceleratedSuffixes: []string{"_very_lazy", "_lazy"},
@@ -79,7 +83,7 @@ func TestDecodeMistakes(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct{ name, file, want string }{
 		{"unknown key", "insecureRegistry: [a]\n", `config.yaml:1:1: unknown key "insecureRegistry"; did you mean "insecureRegistries"?`},
-		{"key like no other", "color: on\n", `config.yaml:1:1: unknown key "color"; keys are ["acceleratedSuffixes" "acrEndpoint" "acrInstances" "gc" "insecureRegistries" "mapNas" "mapRegistry" "registryMirrors" "runnerImage"]`},
+		{"key like no other", "color: on\n", `config.yaml:1:1: unknown key "color"; keys are ["acceleratedSuffixes" "acrEndpoint" "acrInstances" "gc" "insecureRegistries" "mapLogs" "mapNas" "mapNetwork" "mapRegistry" "registryMirrors" "runnerImage"]`},
 		{"syntax", "mapNas: [\n", "config.yaml:2:1: "},
 		{"not a mapping", "- a\n", "config.yaml:1:1: want a mapping"},
 		{"second document", "mapNas: {}\n---\nmapNas: {}\n", "config.yaml:2:1: a second document"},
@@ -90,6 +94,9 @@ func TestDecodeMistakes(t *testing.T) {
 		{"mirror host with a path", "registryMirrors:\n  docker.io: [a/b]\n", `config.yaml:2:15: "a/b": want a host`},
 		{"map to nothing", "mapRegistry:\n  a.example: ''\n", "config.yaml:2:3: a host is missing"},
 		{"map to a list", "mapRegistry:\n  a.example: [b]\n", "config.yaml:2:14: want text"},
+		{"network of no kind", "mapNetwork: {vpc-1: bridge}\n", "config.yaml:1:14: want VPC=host"},
+		{"logs to nowhere", "mapLogs: {a/b: ''}\n", "config.yaml:1:11: want PROJECT/LOGSTORE=DIR"},
+		{"logs by FTP", "mapLogs: {a/b: 'ftp://x'}\n", "config.yaml:1:11: want a folder, or an address"},
 		{"endpoint without a scheme", "acrEndpoint: cr.example.com\n", "config.yaml:1:14: want an address"},
 		{"endpoint is a list", "acrEndpoint: [a]\n", "config.yaml:1:14: want text"},
 		{"suffix of no tag", "acceleratedSuffixes: [_ok, a/b]\n", `config.yaml:1:28: a tag has only letters, digits and _.-`},

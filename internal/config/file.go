@@ -87,6 +87,8 @@ func (d *decoder) top(n *yaml.Node) {
 		"registryMirrors":    d.mirrors,
 		"mapRegistry":        func(n *yaml.Node) { d.pairs(n, d.config.addRegistry) },
 		"mapNas":             func(n *yaml.Node) { d.pairs(n, d.config.addNAS) },
+		"mapNetwork":         func(n *yaml.Node) { d.pairs(n, d.config.addNetwork) },
+		"mapLogs":            func(n *yaml.Node) { d.pairs(n, d.config.addLogs) },
 		"acrEndpoint":        func(n *yaml.Node) { d.text(n, d.config.setACREndpoint) },
 		"acceleratedSuffixes": func(n *yaml.Node) {
 			for _, s := range d.strings(n) {

@@ -27,11 +27,21 @@ type Environment struct {
 	// Dedicated says that the file has a runnerConfig for the task; otherwise this is the default environment.
 	Dedicated bool
 	Mounts    []Mount
-	// Hosted names the keys of runnerConfig that mean something to the hosted system alone, such as vpcConfig.
-	Hosted []string
+	// Region, VPC and Log name what the hosted system has: runnerConfig's regionId, vpcConfig.vpcId and the PROJECT/LOGSTORE
+	// of its logConfig. Empty where the file has none.
+	Region, VPC, Log string
+	// Network is what commands may reach, "host" or "none", as a runner has found for VPC or Region; "" for the usual.
+	Network string
+	// Owner is whom files in mounts shall belong to; nil for whoever makes them.
+	Owner *Owner
+	// Debug asks for the environment to be kept for a while when the task is over.
+	Debug bool
 	// Origin is the runnerConfig's place; TimeoutOrigin that of its timeout, zero when the file does not set one.
 	Origin, TimeoutOrigin Origin
 }
+
+// Owner is a user and a group by number.
+type Owner struct{ UID, GID int }
 
 // Mount is a network folder that a task sees.
 type Mount struct {
@@ -39,6 +49,8 @@ type Mount struct {
 	Dir string
 	// Server is the NAS address with the path on it, SERVER:/PATH.
 	Server string
+	// TLS asks for an encrypted connection.
+	TLS bool
 	// Folder is the folder of this machine that stands for it; empty until a runner has mapped it.
 	Folder string
 	Origin Origin

@@ -31,12 +31,24 @@ func (r *resolver) environment(t *pipeline.Task) pipeline.Environment {
 		}
 	}
 	r.mounts(&env, config.Get("nasConfig"))
-	for _, key := range []string{"regionId", "vpcConfig", "logConfig"} {
-		if !config.Get(key).Absent() {
-			env.Hosted = append(env.Hosted, key)
-		}
+	env.Region = config.Get("regionId").String()
+	env.VPC = config.Get("vpcConfig", "vpcId").String()
+	if logs := config.Get("logConfig"); logs.Get("project").String() != "" {
+		env.Log = logs.Get("project").String() + "/" + logs.Get("logstore").String()
 	}
+	env.Debug = config.Get("debugMode").Bool()
+	env.Owner = owner(config.Get("nasConfig"))
 	return env
+}
+
+// owner reads whom files in network folders belong to: root, as long as nobody says otherwise.
+func owner(nas *pipeline.Value) *pipeline.Owner {
+	uid, hasUID := nas.Get("userId").Int()
+	gid, hasGID := nas.Get("groupId").Int()
+	if !hasUID && !hasGID || uid < 0 || gid < 0 {
+		return nil
+	}
+	return &pipeline.Owner{UID: int(uid), GID: int(gid)}
 }
 
 // size reads cpu and memory. Whichever is absent stays that of the default environment.
@@ -70,7 +82,7 @@ func (r *resolver) mounts(env *pipeline.Environment, nas *pipeline.Value) {
 		if dir.String() == "" || server.String() == "" {
 			continue
 		}
-		m := pipeline.Mount{Dir: path.Clean(dir.Text), Server: server.Text, Origin: server.Origin}
+		m := pipeline.Mount{Dir: path.Clean(dir.Text), Server: server.Text, TLS: point.Get("enableTLS").Bool(), Origin: server.Origin}
 		host, share, ok := strings.Cut(m.Server, ":")
 		switch {
 		case !path.IsAbs(dir.Text) || m.Dir == "/":
@@ -86,18 +98,10 @@ func (r *resolver) mounts(env *pipeline.Environment, nas *pipeline.Value) {
 	}
 }
 
-// notYet speaks of keys that are understood and do nothing here, so that nobody waits for their effect.
+// notYet refuses what is understood and cannot be done.
 func (r *resolver) notYet(data *pipeline.Value) {
 	config := data.Get("runnerConfig")
-	if v := config.Get("debugMode"); v.Bool() {
-		r.warn(v.Origin, "debugMode has no effect: the environment goes when the task ends", "")
-	}
 	if v := config.Get("ossMountConfig"); !v.Absent() {
 		r.report(config.KeyAt("ossMountConfig"), "OSS mounts are not supported", "use a NAS mount: nasConfig.mountPoints")
-	}
-	for _, id := range []string{"userId", "groupId"} {
-		if v := config.Get("nasConfig", id); !v.Absent() && v.String() != "0" {
-			r.warn(v.Origin, id+" has no effect: files in a mapped folder belong to whoever runs slipway", "")
-		}
 	}
 }

@@ -9,10 +9,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"slipway/internal/errs"
 	"slipway/internal/oci/ref"
@@ -48,6 +50,8 @@ type Request struct {
 	Args      map[string]string
 	Target    string
 	Platforms []string
+	// Network is for every RUN that asks for none itself, "host" or "none"; "" for the usual.
+	Network string
 	// Secrets are what RUN --mount=type=secret shows, by id.
 	Secrets map[string][]byte
 	// CacheFrom and CacheTo keep results of steps outside this machine.
@@ -161,7 +165,41 @@ func (w *Worker) warm(ctx context.Context, job *pipeline.Job, warm *pipeline.Val
 		}
 		r.Images = append(r.Images, image)
 	}
-	return w.opts.Builder.Warm(ctx, r)
+	if err := w.opts.Builder.Warm(ctx, r); err != nil {
+		return err
+	}
+	return give(dir, job.Environment.Owner)
+}
+
+// give makes root's files in a folder those of an owner, which takes root. Files of others stay theirs.
+func give(dir string, owner *pipeline.Owner) (err error) {
+	if owner == nil || os.Geteuid() != 0 || owner.UID == 0 && owner.GID == 0 {
+		return nil
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return fmt.Errorf("give the cache folder away: %w", err)
+	}
+	defer func() { err = errors.Join(err, root.Close()) }()
+	err = fs.WalkDir(root.FS(), ".", func(name string, _ fs.DirEntry, err error) error {
+		var info fs.FileInfo
+		if err == nil {
+			info, err = root.Lstat(name)
+		}
+		if err == nil {
+			if stat, ok := info.Sys().(*syscall.Stat_t); ok && stat.Uid == 0 {
+				err = root.Lchown(name, owner.UID, owner.GID)
+			}
+		}
+		if errors.Is(err, fs.ErrNotExist) { // a temporary file of somebody else who fills the folder
+			return nil
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("give the cache folder to %d:%d: %w", owner.UID, owner.GID, err)
+	}
+	return nil
 }
 
 func (w *Worker) build(ctx context.Context, job *pipeline.Job, build *pipeline.Value) (pipeline.Output, error) {
@@ -187,7 +225,7 @@ func (w *Worker) build(ctx context.Context, job *pipeline.Job, build *pipeline.V
 	r := Request{
 		Root: root, Dockerfile: dockerfile, Context: folder, CacheDir: cache, MapRef: w.opts.MapRef,
 		Args: scalars(build.Get("args")), Target: build.Get("target").String(), Platforms: build.Get("platforms").Strings(),
-		Limits: job.Environment.Limits, LimitsOf: job.Environment.Source(), Progress: progress(job),
+		Network: job.Environment.Network, Limits: job.Environment.Limits, LimitsOf: job.Environment.Source(), Progress: progress(job),
 	}
 	named, err := tags(image, build, func(v *pipeline.Value) (ref.Ref, error) { return w.locate(job, v, build) })
 	if err != nil {
@@ -200,6 +238,9 @@ func (w *Worker) build(ctx context.Context, job *pipeline.Job, build *pipeline.V
 	}
 	if r.CacheFrom, r.CacheTo, err = caches(job, build); err != nil {
 		return pipeline.Output{}, err
+	}
+	if job.Environment.Debug {
+		job.Notice("debugMode: the build is this one: slipway build -f " + filepath.Join(root, dockerfile) + " " + filepath.Join(root, folder))
 	}
 	waits, err := w.look(ctx, asked, targets)
 	if err != nil {

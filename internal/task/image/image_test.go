@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -320,5 +321,42 @@ func TestBuildErrorsKeepTheirKind(t *testing.T) {
 	_, _, err := work(t, b, "            build: {image: r.example.com/a/b}\n", repository{"Dockerfile": ""})
 	if !errors.Is(err, errs.Denied) || err.Error() != "build r.example.com/a/b:latest: no" {
 		t.Errorf("got %v", err)
+	}
+}
+
+// keeper is a builder whose cache folder gets a file.
+type keeper struct{ builder }
+
+func (k *keeper) Warm(_ context.Context, r image.WarmRequest) error {
+	return os.WriteFile(filepath.Join(r.CacheDir, "blob"), nil, 0o644)
+}
+
+// What is written into a network folder belongs to whom its nasConfig says.
+func TestOwner(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("giving files away needs root")
+	}
+	nas := t.TempDir()
+	task, err := resolve("            warm: {images: [debian], cacheDir: /mnt/c/images}\n            runnerConfig: {nasConfig: {userId: 1234, groupId: 56}}\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	environment := task.Environment
+	environment.Mounts = []pipeline.Mount{{Dir: "/mnt/c", Server: "nas:/c", Folder: nas}}
+	_, err = image.New(image.Options{Builder: &keeper{}}).Work(t.Context(), &pipeline.Job{
+		Task: task, Environment: environment, Dir: t.TempDir(), Emit: func(pipeline.Event) {},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"images", "images/blob"} {
+		info, err := os.Stat(filepath.Join(nas, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s, ok := info.Sys().(*syscall.Stat_t); !ok || s.Uid != 1234 || s.Gid != 56 {
+			t.Errorf("%s belongs to %d:%d", name, s.Uid, s.Gid)
+		}
 	}
 }

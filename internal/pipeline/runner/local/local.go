@@ -10,9 +10,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"strings"
 	"sync"
+	"time"
 
 	"slipway/internal/errs"
 	"slipway/internal/pipeline"
@@ -28,8 +27,20 @@ type Options struct {
 	Dir string
 	// Machine is what the machine has; limits beyond it are scaled down. Default: unknown, nothing is scaled.
 	Machine pipeline.Machine
-	// NAS maps network folders, SERVER:/PATH, to folders of this machine. A path below one is found below its folder.
+	// NAS maps network folders, SERVER:/PATH, to folders of this machine. A path below one is found below its folder. The
+	// word "nfs", or "nfs:OPTIONS", mounts the share itself.
 	NAS map[string]string
+	// MountDir is where shares are mounted, each below it. Required for NAS that are.
+	MountDir string
+	// Networks says what networks and regions of the hosted system are here, "host" or "none", by VPC or region.
+	Networks map[string]string
+	// Logs has the log stores that go somewhere, by PROJECT/LOGSTORE or PROJECT; what becomes of them is its owner's.
+	Logs map[string]string
+	// Kept is the folder in which environments are kept whose task says debugMode, and KeepFor how long. Default: none are.
+	Kept    string
+	KeepFor time.Duration
+	// Now is the clock. Required with Kept.
+	Now func() time.Time
 }
 
 // Runner executes attempts in this process.
@@ -52,17 +63,37 @@ func (r *Runner) Run(ctx context.Context, a pipeline.Attempt, emit func(pipeline
 		return pipeline.Output{}, errs.Mark(fmt.Errorf("no worker for the task template %s", a.Task.Template), errs.Invalid)
 	}
 	environment := r.environment(&a.Task, emit)
-	dir, err := os.MkdirTemp(r.opts.Dir, "task-")
+	unmount, err := r.mount(ctx, &environment)
+	if err != nil {
+		return pipeline.Output{}, err
+	}
+	defer func() { err = errors.Join(err, unmount()) }()
+	dir, done, err := r.folderFor(&a.Task, emit)
 	if err != nil {
 		return pipeline.Output{}, fmt.Errorf("make the task's folder: %w", err)
 	}
-	defer func() {
-		if removeErr := os.RemoveAll(dir); removeErr != nil {
-			err = errors.Join(err, fmt.Errorf("remove the task's folder: %w", removeErr))
-		}
-	}()
+	defer func() { err = errors.Join(err, done()) }()
 	job := &pipeline.Job{Run: a.Run, Attempt: a.Number, Task: &a.Task, Environment: environment, Dir: dir, Source: r.opts.Source, Emit: emit}
 	return work(ctx, worker, job)
+}
+
+// folderFor makes an attempt's folder. done removes it, or says how to enter it when it is kept.
+func (r *Runner) folderFor(t *pipeline.Task, emit func(pipeline.Event)) (dir string, done func() error, err error) {
+	if t.Environment.Debug && r.opts.Kept != "" {
+		dir, until, err := Keep(r.opts.Kept, t.Name, r.opts.Now().Add(r.opts.KeepFor))
+		return dir, func() error {
+			text := "debugMode: the environment is kept until " + until.Format(time.RFC3339) + ", enter it with: cd " + dir
+			emit(pipeline.Event{Kind: pipeline.Notice, Text: text})
+			return nil
+		}, err
+	}
+	dir, err = os.MkdirTemp(r.opts.Dir, "task-")
+	return dir, func() error {
+		if err := os.RemoveAll(dir); err != nil {
+			return fmt.Errorf("remove the task's folder: %w", err)
+		}
+		return nil
+	}, err
 }
 
 // work lets the worker work for as long as the environment allows.
@@ -96,60 +127,4 @@ func explain(err error, env *pipeline.Environment) error {
 		limit.Source = env.Source()
 	}
 	return errs.Hint(err, env.Advice(limit.Resource))
-}
-
-// environment maps and scales what the task asks for.
-func (r *Runner) environment(t *pipeline.Task, emit func(pipeline.Event)) pipeline.Environment {
-	env, notices := t.Environment.Fit(r.opts.Machine)
-	env.Mounts = nil
-	for _, m := range t.Environment.Mounts {
-		m.Folder = r.folder(m.Server)
-		env.Mounts = append(env.Mounts, m)
-	}
-	if len(env.Hosted) > 0 {
-		notices = append(notices, fmt.Sprintf("%s: ignored, this machine has no use for %s", env.Source(), list(env.Hosted)))
-	}
-	for _, text := range notices {
-		if r.once(text) {
-			emit(pipeline.Event{Kind: pipeline.Notice, Text: text})
-		}
-	}
-	return env
-}
-
-func list(words []string) string {
-	if len(words) == 1 {
-		return words[0]
-	}
-	return strings.Join(words[:len(words)-1], ", ") + " and " + words[len(words)-1]
-}
-
-func (r *Runner) once(text string) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.said[text] {
-		return false
-	}
-	r.said[text] = true
-	return true
-}
-
-// folder finds the folder that stands for a network folder: its own, or one below that of a folder it lies in. It is
-// empty when there is none.
-func (r *Runner) folder(server string) string {
-	host, share, ok := strings.Cut(server, ":")
-	if !ok {
-		return ""
-	}
-	share = filepath.Clean("/" + share)
-	for above := share; ; above = filepath.Dir(above) {
-		for _, key := range []string{host + ":" + above, host + ":" + above + "/"} {
-			if dir, ok := r.opts.NAS[key]; ok {
-				return filepath.Join(dir, strings.TrimPrefix(share, above))
-			}
-		}
-		if above == "/" {
-			return ""
-		}
-	}
 }

@@ -57,7 +57,8 @@ func TestEnvironment(t *testing.T) {
 		NAS:     map[string]string{"nas.example.com:/": "/srv/nas", "nas.example.com:/cache": "/srv/cache"},
 	})
 	attempt := runnertest.Attempt(time.Minute)
-	attempt.Task.Environment.Hosted = []string{"regionId", "vpcConfig"}
+	attempt.Task.Environment.Region, attempt.Task.Environment.VPC = "cn-hangzhou", "vpc-1"
+	attempt.Task.Environment.Log = "project/store"
 	attempt.Task.Environment.Mounts = []pipeline.Mount{
 		{Dir: "/mnt/a", Server: "nas.example.com:/cache"},
 		{Dir: "/mnt/b", Server: "nas.example.com:/cache/deep/../er/"},
@@ -74,7 +75,8 @@ func TestEnvironment(t *testing.T) {
 	want := []string{
 		"the default environment asks for 4 vCPU, this machine has 2: the task gets that",
 		"the default environment asks for 8 GB of memory, this machine has 4 GB: the task gets that",
-		"the default environment: ignored, this machine has no use for regionId and vpcConfig",
+		"the default environment: the network vpc-1 is nothing here; mapNetwork in the configuration says what it shall be",
+		"the default environment: the log store project/store is nothing here; mapLogs in the configuration says what it shall be",
 	}
 	if diff := cmp.Diff(want, told); diff != "" {
 		t.Errorf("notices mismatch (-want +got):\n%s", diff)
@@ -136,5 +138,65 @@ func TestThisMachine(t *testing.T) {
 	m, err := local.ThisMachine(t.TempDir())
 	if err != nil || m.CPUs < 1 || m.Memory < pipeline.MiB || m.Disk <= 0 {
 		t.Errorf("ThisMachine: %+v, %v", m, err)
+	}
+}
+
+func TestDebugModeKeepsTheEnvironment(t *testing.T) {
+	t.Parallel()
+	dir, kept := t.TempDir(), t.TempDir()
+	now := time.Date(2026, 11, 27, 8, 0, 0, 0, time.UTC)
+	runner := local.New(local.Options{
+		Dir: dir, Kept: kept, KeepFor: time.Hour, Now: func() time.Time { return now },
+		Workers: map[string]pipeline.Worker{runnertest.Worker: &recorder{err: errors.New("no")}},
+	})
+	attempt := runnertest.Attempt(time.Minute)
+	attempt.Task.Name, attempt.Task.Environment.Debug = "a/b", true
+	var told []string
+	if _, err := runner.Run(t.Context(), attempt, notices(&told)); err == nil {
+		t.Error("the task succeeded")
+	}
+	if len(told) != 1 || !strings.HasPrefix(told[0], "debugMode: the environment is kept until 2026-11-27T09:00:00Z, enter it with: cd "+kept) {
+		t.Fatalf("told %q", told)
+	}
+	_, where, _ := strings.Cut(told[0], "cd ")
+	for _, at := range []struct {
+		now  time.Time
+		kept bool
+	}{{now.Add(59 * time.Minute), true}, {now.Add(time.Hour), false}} {
+		if err := local.Expire(kept, at.now); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(filepath.Join(where, "file")); (err == nil) != at.kept {
+			t.Errorf("at %s the environment is there: %v", at.now, err == nil)
+		}
+	}
+	if err := local.Expire(filepath.Join(kept, "absent"), now); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestNetworks(t *testing.T) {
+	t.Parallel()
+	worker := &recorder{}
+	runner := local.New(local.Options{
+		Dir: t.TempDir(), Workers: map[string]pipeline.Worker{runnertest.Worker: worker},
+		Networks: map[string]string{"vpc-1": "none", "cn-hangzhou": "host"},
+		Logs:     map[string]string{"project": "/somewhere"},
+	})
+	for _, tt := range []struct {
+		vpc, region, want string
+		told              int
+	}{
+		{"", "", "", 0}, {"vpc-1", "cn-hangzhou", "none", 0}, {"vpc-2", "cn-hangzhou", "host", 0}, {"vpc-2", "cn-beijing", "", 1}, {"", "cn-beijing", "", 1},
+	} {
+		attempt := runnertest.Attempt(time.Minute)
+		attempt.Task.Environment.VPC, attempt.Task.Environment.Region, attempt.Task.Environment.Log = tt.vpc, tt.region, "project/store"
+		var told []string
+		if _, err := runner.Run(t.Context(), attempt, notices(&told)); err != nil {
+			t.Fatal(err)
+		}
+		if got := worker.job.Environment.Network; got != tt.want || len(told) != tt.told {
+			t.Errorf("VPC %q in region %q is %q, told %q; want %q", tt.vpc, tt.region, got, told, tt.want)
+		}
 	}
 }
