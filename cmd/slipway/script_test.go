@@ -55,6 +55,11 @@ func TestScript(t *testing.T) {
 
 // setup gives every script a home of its own.
 func setup(e *testscript.Env) error {
+	published, err := filepath.Abs(filepath.Join("testdata", "published"))
+	if err != nil {
+		return err
+	}
+	e.Setenv("PUBLISHED", published)
 	e.Setenv("SLIPWAY_HOME", filepath.Join(e.WorkDir, ".slipway"))
 	e.Setenv("DOCKER_CONFIG", filepath.Join(e.WorkDir, ".docker"))
 	e.Setenv("HOME", e.WorkDir)

@@ -2,6 +2,7 @@ package spec_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -220,5 +221,42 @@ func hasType(value, rule any) bool {
 		return rule == "object"
 	default: // YAML has other types, which no schema of ours allows
 		return false
+	}
+}
+
+// The files that the hosted system's documentation prints, with its masks filled in, mean what they say.
+func TestPublished(t *testing.T) {
+	t.Parallel()
+	names, err := filepath.Glob("../../../cmd/slipway/testdata/published/*.yaml")
+	if err != nil || len(names) < 6 {
+		t.Fatalf("%d files: %v", len(names), err)
+	}
+	schema := readSchema(t)
+	opts := options()
+	opts.Set["envName"] = "test"
+	opts.Checkers["serverless-runner"] = anyTask{}
+	for _, path := range names {
+		name := filepath.Base(path)
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, warnings, err := spec.Resolve([]*spec.File{spec.Parse(name, data)}, opts)
+		if len(warnings) > 0 {
+			t.Errorf("%s: %v", name, warnings)
+		}
+		for _, mistake := range schema.file(t, data) {
+			t.Errorf("%s: schema: %s", name, mistake)
+		}
+		if name == "cicd-as-published.yaml" { // whose TAB is fine, and whose runAfters names no task
+			mistakes, ok := errors.AsType[spec.Errors](err)
+			if !ok || len(mistakes) != 1 || mistakes[0].Error() != name+`:39:19: no task is called "build-push"` || mistakes[0].Hint != "did you mean build-image?" {
+				t.Errorf("%s: %v", name, err)
+			}
+			continue
+		}
+		if err != nil || len(p.Tasks) == 0 {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
