@@ -228,3 +228,31 @@ func TestCheck(t *testing.T) {
 		})
 	}
 }
+
+// Whatever a pipeline's author writes as a text is a message or a mistake, soon.
+func FuzzText(f *testing.F) {
+	for _, s := range []string{
+		"plain", "{{ .currentTask.name }}", "{{ if .success }}a{{ else }}{{ .error | printf \"%9999q\" }}{{ end }}",
+		"{{ with $x := .pipeline.labels }}{{ $x }}{{ end }}", "{{ define \"a\" }}{{ end }}", "{{ range .pipeline }}{{ end }}", "{{", "{{ . }}",
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		value := func(text string) *pipeline.Value { return &pipeline.Value{Kind: pipeline.String, Text: text} }
+		object := func(key string, v *pipeline.Value, more ...pipeline.Member) *pipeline.Value {
+			return &pipeline.Value{Kind: pipeline.Map, Members: append([]pipeline.Member{{Key: key, Value: v}}, more...)}
+		}
+		config := object("enable", value("true"), pipeline.Member{Key: "webhook", Value: value("http://x")},
+			pipeline.Member{Key: "message", Value: object("text", value(text))})
+		mistakes := 0
+		notify.Checker{}.Check(&pipeline.Task{Name: "a", Data: object("dingdingNotification", config)}, func(_ pipeline.Origin, message, _ string) {
+			mistakes++
+			if message == "" {
+				t.Errorf("a mistake in %q without a message", text)
+			}
+		})
+		if mistakes > 1 {
+			t.Errorf("%d mistakes in %q", mistakes, text)
+		}
+	})
+}

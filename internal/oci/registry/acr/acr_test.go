@@ -309,3 +309,18 @@ func TestRefusals(t *testing.T) {
 		t.Errorf("no server: %v", err)
 	}
 }
+
+func FuzzParse(f *testing.F) {
+	for _, host := range []string{"registry-vpc.cn-hangzhou.aliyuncs.com", "a-registry.b.cr.aliyuncs.com:443", ".aliyuncs.com", "-registry..cr.aliyuncs.com"} {
+		f.Add(host)
+	}
+	f.Fuzz(func(t *testing.T, host string) {
+		a, ok := Parse(host)
+		if !ok {
+			return
+		}
+		if again, ok := Parse(a.Host()); !ok || again != a {
+			t.Errorf("Parse(%q) = %+v, whose host %s is %+v", host, a, a.Host(), again)
+		}
+	})
+}
