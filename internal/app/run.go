@@ -41,6 +41,8 @@ type Run struct {
 	Ref string
 	// Set gives variables and context data; Env adds to the tasks' environments.
 	Set, Env map[string]string
+	// Parallel bounds how many tasks run at once. Default: as many as the graph allows.
+	Parallel int
 	// Approved names need-approval tasks that need not ask any more; "*" is all of them.
 	Approved []string
 	// Only names the tasks to run. Default: all.
@@ -65,6 +67,7 @@ type Prepared struct {
 
 	approved []string
 	secrets  []Secret
+	parallel int
 	scratch  *scratch
 }
 
@@ -93,7 +96,7 @@ func Prepare(ctx context.Context, home string, now time.Time, r Run) (p *Prepare
 	if err := local.Expire(filepath.Join(home, keptDir), now); err != nil {
 		return nil, errors.Join(fmt.Errorf("remove environments that were kept: %w", err), dir.close())
 	}
-	p = &Prepared{scratch: dir, approved: r.Approved, secrets: r.Secrets}
+	p = &Prepared{scratch: dir, approved: r.Approved, secrets: r.Secrets, parallel: r.Parallel}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.Close())
@@ -201,8 +204,9 @@ func (a *App) Run(ctx context.Context, p *Prepared, to Listener) (*pipeline.Run,
 			Logs:     a.opts.Config.MapLogs,
 			Kept:     filepath.Join(a.opts.Home, keptDir), KeepFor: keepFor, Now: a.opts.Now,
 		}),
-		Emit: events,
-		Now:  a.opts.Now,
+		Emit:     events,
+		Now:      a.opts.Now,
+		Parallel: p.parallel,
 	})
 }
 

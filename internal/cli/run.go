@@ -16,6 +16,7 @@ import (
 	"slipway/internal/build"
 	"slipway/internal/cli/progress"
 	"slipway/internal/config"
+	"slipway/internal/errs"
 	"slipway/internal/pipeline"
 	"slipway/internal/pipeline/spec"
 )
@@ -73,6 +74,7 @@ func (f *runFlags) register(flags *pflag.FlagSet) {
 	flags.StringArrayVar(&f.env, "env", nil, "add `K[=V]` to the environment of every task; K alone takes your value of it; repeatable")
 	flags.StringArrayVar(&f.Only, "task", nil, "run the task `NAME` alone; repeatable")
 	flags.StringArrayVar(&f.Approved, "approve", nil, "approve the need-approval task `NAME` beforehand, * approves all; repeatable")
+	flags.IntVar(&f.Parallel, "parallel", 0, "run at most `N` tasks at once (default: as many as runAfters allow)")
 	flags.BoolVar(&f.dryRun, "dry-run", false, "print the resolved pipeline, with the origin of every value, and stop")
 	flags.StringArrayVar(&f.words.MapRegistry, "map-registry", nil, "use another registry for a host: `HOST=HOST[/PREFIX]`; repeatable")
 	flags.StringArrayVar(&f.words.MapNAS, "map-nas", nil, "use a folder of this machine for a network folder: `SERVER:/PATH=DIR`; repeatable")
@@ -85,6 +87,9 @@ func (f *runFlags) register(flags *pflag.FlagSet) {
 }
 
 func runPipeline(ctx context.Context, e env, f *runFlags) (err error) {
+	if f.Parallel < 0 {
+		return fmt.Errorf("--parallel %d: want a number of tasks, or 0 for as many as runAfters allow: %w", f.Parallel, errs.Invalid)
+	}
 	if f.Set, err = pairs("--set", f.set, nil); err != nil {
 		return err
 	}

@@ -56,6 +56,9 @@ type Mount struct {
 	Origin Origin
 }
 
+// None reports whether there is no environment at all: a task that only waits for a person takes nothing of a machine.
+func (e *Environment) None() bool { return e.Limits == Limits{} }
+
 // DefaultEnvironment is what a task without runnerConfig gets: 4 vCPU, 8 GB of memory, 10 GB of disk, 15 minutes.
 func DefaultEnvironment() Environment {
 	return Environment{Limits: Limits{CPUs: 4, Memory: 8 * GiB, Disk: 10 * GiB, Timeout: 15 * time.Minute}}

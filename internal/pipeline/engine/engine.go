@@ -14,6 +14,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -32,7 +33,7 @@ type Options struct {
 	Now func() time.Time
 	// Backoff is the pause after the n-th try of a task failed, n from 1. Default: 1 s, 4 s, 16 s, then a minute.
 	Backoff func(n int) time.Duration
-	// Parallel bounds how many tasks run at once. Default: as many as the graph allows.
+	// Parallel bounds how many tasks run at once, those without an environment aside. Default: as many as the graph allows.
 	Parallel int
 }
 
@@ -70,6 +71,7 @@ type run struct {
 	status   map[string]pipeline.Status
 	queue    []string // tasks that may start and wait for a place
 	running  int
+	placed   int // those of them that take a place
 	failures []error
 	illegal  error // moves the table of statuses forbids: mistakes of this package
 	done     chan result
@@ -102,6 +104,9 @@ func (r *run) execute(ctx context.Context) {
 	for r.start(ctx); r.running > 0; r.start(ctx) {
 		done := <-r.done
 		r.running--
+		if r.takesPlace(done.task) {
+			r.placed--
+		}
 		r.finish(ctx, done)
 	}
 	r.cancelRest(ctx)
@@ -133,11 +138,18 @@ func (r *run) start(ctx context.Context) {
 	for again := true; again; {
 		again = r.ready()
 	}
-	for len(r.queue) > 0 && (r.opts.Parallel <= 0 || r.running < r.opts.Parallel) {
-		name := r.queue[0]
-		r.queue = r.queue[1:]
+	r.queue = slices.DeleteFunc(r.queue, func(name string) bool {
+		place := r.takesPlace(name)
+		if place && r.opts.Parallel > 0 && r.placed >= r.opts.Parallel {
+			return false
+		}
 		r.launch(ctx, name)
-	}
+		return true
+	})
+}
+
+func (r *run) takesPlace(name string) bool {
+	return !r.pipeline.Tasks[r.index[name]].Environment.None()
 }
 
 // ready queues the tasks that may start, or skips them, each in its place in the graph: what runs after a skipped task
@@ -163,6 +175,9 @@ func (r *run) launch(ctx context.Context, name string) {
 	r.emit(pipeline.Event{Kind: pipeline.TaskStarted, Task: name, Status: pipeline.Running})
 	attempt := pipeline.Attempt{Run: r.pipeline.Name, Task: r.pipeline.Tasks[r.index[name]]}
 	r.running++
+	if r.takesPlace(name) {
+		r.placed++
+	}
 	go func() { r.done <- r.try(ctx, attempt) }()
 }
 
