@@ -10,14 +10,14 @@ import (
 // here is where the tests of this process run.
 var here isolation.Place
 
-// TestIsolated runs the golden suite where slipway is not root, and where it is root without namespaces.
+// TestIsolated runs the golden suite, and steps of pipelines, where slipway is not root, and where it is root without namespaces.
 func TestIsolated(t *testing.T) {
 	t.Parallel()
 	needSandbox(t)
 	for _, way := range isolationtest.Ways() {
 		t.Run(way, func(t *testing.T) {
 			t.Parallel()
-			isolationtest.Run(t, way, "^TestGolden$")
+			isolationtest.Run(t, way, "^(TestGolden|TestSteps)$")
 		})
 	}
 }

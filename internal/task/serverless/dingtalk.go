@@ -2,6 +2,7 @@ package serverless
 
 import (
 	"context"
+	"net/url"
 
 	"slipway/internal/notify/dingtalk"
 	"slipway/internal/pipeline"
@@ -23,6 +24,9 @@ func dingTalkPlugin() *plugin {
 			}
 		},
 		run: func(ctx context.Context, c *call) (map[string]any, error) {
+			if u, err := url.Parse(c.text("webhook")); err == nil {
+				c.mask.add(u.Query().Get("access_token"))
+			}
 			m := dingtalk.Message{Type: c.text("msgtype"), Payload: c.inputs["payload"], At: c.at()}
 			if m.Type == "" {
 				m.Type = "text"
