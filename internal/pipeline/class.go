@@ -20,6 +20,8 @@ const (
 	ClassLimit   Class = "limit"
 	// ClassCanceled: somebody asked to stop.
 	ClassCanceled Class = "canceled"
+	// ClassSuperseded: a newer run of the same branch took its place.
+	ClassSuperseded Class = "superseded"
 	// ClassConfiguration: what was written cannot work: a file, a name, a right that is missing.
 	ClassConfiguration Class = "configuration"
 )
