@@ -28,8 +28,10 @@ type Line struct {
 const (
 	Output  = ""
 	Section = "section"
-	Notice  = "notice"
-	Error   = "error"
+	// End closes a section.
+	End    = "end"
+	Notice = "notice"
+	Error  = "error"
 	// Gap stands where lines were lost.
 	Gap = "gap"
 )

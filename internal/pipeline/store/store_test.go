@@ -73,7 +73,7 @@ func TestRoles(t *testing.T) {
 	if got := token.For("shop"); got != store.Viewer {
 		t.Errorf("a token that may only look is %s", got)
 	}
-	if got := (&store.Token{ReadOnly: true}).For("shop"); got != store.NoRole {
+	if got := (store.Token{ReadOnly: true}).For("shop"); got != store.NoRole {
 		t.Errorf("a token without roles that may only look is %s", got)
 	}
 	if !store.Admin.Allows(store.Developer) || store.Viewer.Allows(store.Developer) || store.Role("nonsense").Allows(store.Viewer) || !store.NoRole.Allows(store.NoRole) {

@@ -57,7 +57,7 @@ type Token struct {
 }
 
 // For is the token's role for an app; for the service as a whole when app is empty.
-func (t *Token) For(app string) Role {
+func (t Token) For(app string) Role {
 	role := t.Role
 	if r := t.Apps[app]; app != "" && r.Allows(role) {
 		role = r

@@ -255,7 +255,7 @@ func kind(err error) error {
 	case lib.SQLITE_BUSY, lib.SQLITE_LOCKED, lib.SQLITE_IOERR:
 		return errs.Mark(err, errs.Unavailable)
 	case lib.SQLITE_CORRUPT, lib.SQLITE_NOTADB:
-		return errs.Hint(errs.Mark(err, errs.Corrupt), "restore a backup: slipway serve restore")
+		return errs.Hint(errs.Mark(err, errs.Corrupt), "restore a backup: slipway service restore")
 	case lib.SQLITE_CONSTRAINT:
 		if e.Code() == lib.SQLITE_CONSTRAINT_UNIQUE || e.Code() == lib.SQLITE_CONSTRAINT_PRIMARYKEY {
 			return errs.Mark(err, errs.Exists)
@@ -324,4 +324,17 @@ func limit(n int) int {
 	default:
 		return n
 	}
+}
+
+// Check looks through the whole file for damage.
+func (db *DB) Check(ctx context.Context) error {
+	verdict, err := scanOf[string](db.read.QueryRowContext(ctx, "PRAGMA integrity_check"))
+	if err != nil {
+		return fmt.Errorf("check the database: %w", kind(err))
+	}
+	if verdict != "ok" {
+		err := fmt.Errorf("check the database: %s: %w", verdict, errs.Corrupt)
+		return errs.Hint(err, "restore a backup: slipway service restore")
+	}
+	return nil
 }
