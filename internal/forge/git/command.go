@@ -71,9 +71,15 @@ func isExit(err error) bool {
 
 // output runs git and returns what it prints, without the line break at the end.
 func (c command) output(ctx context.Context, args ...string) (string, error) {
+	out, err := c.verbatim(ctx, args...)
+	return strings.TrimSuffix(out, "\n"), err
+}
+
+// verbatim runs git and returns what it prints.
+func (c command) verbatim(ctx context.Context, args ...string) (string, error) {
 	settings := []string{
 		"-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false",
-		"-c", "protocol.ext.allow=never", "-c", "core.sparseCheckout=false", "-c", "advice.detachedHead=false",
+		"-c", "protocol.ext.allow=never", "-c", "core.sparseCheckout=false", "-c", "advice.detachedHead=false", "-c", "gc.autoDetach=false",
 	}
 	var stdout, stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, "git", append(settings, args...)...)
@@ -82,7 +88,7 @@ func (c command) output(ctx context.Context, args ...string) (string, error) {
 	cmd.WaitDelay = 5 * time.Second
 	err := cmd.Run()
 	if err == nil {
-		return strings.TrimSuffix(stdout.String(), "\n"), nil
+		return stdout.String(), nil
 	}
 	if ctx.Err() != nil {
 		return "", fmt.Errorf("git %s: %w", args[0], context.Cause(ctx))

@@ -95,6 +95,24 @@ func IsURL(location string) bool {
 // Commit returns the commit that was opened.
 func (r *Repository) Commit() Commit { return r.commit }
 
+// FoundOn says on which branch and tag the commit was found, by somebody who knows: a forge, say.
+func (r *Repository) FoundOn(branch, tag string) { r.commit.Branch, r.commit.Tag = branch, tag }
+
+// Variables are what <% %> of pipelines knows of the repository, by name. What is not known has none: an empty branch
+// would make a broken tag, quietly.
+func (r *Repository) Variables() map[string]string {
+	vars := map[string]string{}
+	for name, value := range map[string]string{
+		"git.commitId": r.commit.ID, "git.shortCommitId": r.commit.Short(), "git.branch": r.commit.Branch, "git.tag": r.commit.Tag,
+		"git.message": r.commit.Message, "git.repository": r.Name, "git.cloneUrl": r.URL,
+	} {
+		if value != "" {
+			vars[name] = value
+		}
+	}
+	return vars
+}
+
 // Short returns the first seven characters of the commit's id.
 func (c Commit) Short() string { return c.ID[:min(shortLength, len(c.ID))] }
 
