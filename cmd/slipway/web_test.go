@@ -34,8 +34,9 @@ func startWeb(ts *testscript.TestScript, neg bool, args []string) {
 	if err != nil {
 		ts.Fatalf("web: git is not installed")
 	}
+	dir := ts.MkAbs("web") // now: a script may change its folder
 	files := func(w http.ResponseWriter, r *http.Request) {
-		data, err := os.ReadFile(filepath.Join(ts.MkAbs("web"), filepath.FromSlash(r.URL.Path)))
+		data, err := os.ReadFile(filepath.Join(dir, filepath.FromSlash(r.URL.Path)))
 		if err != nil {
 			http.Error(w, "no such file", http.StatusNotFound)
 			return

@@ -34,6 +34,8 @@ type Build struct {
 	// File is the Dockerfile; "-" is Stdin. One that is not absolute is in the context when that is no folder. Default:
 	// Dockerfile in the context, then Containerfile, then dockerfile.
 	File string
+	// Contexts are named contexts, each NAME=ADDRESS: see address.ParseNamed.
+	Contexts []string
 	// Name is what messages call the Dockerfile. Default: File.
 	Name string
 	// Stdin gives the Dockerfile when File is "-", or the context.
@@ -133,7 +135,7 @@ func (a *App) Build(ctx context.Context, r Build) (image *build.Image, err error
 	} else if err = r.checkOne(); err == nil {
 		image, err = w.buildOne(ctx, r, in, false)
 	}
-	if err := errors.Join(err, in.save()); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	return image, a.sign(ctx, r, image)
@@ -185,10 +187,10 @@ func (w *work) buildOne(ctx context.Context, r Build, in *inputs, keep bool) (*b
 	image, err := w.solver.Build(ctx, solver.Request{
 		File: in.file,
 		Plan: plan.Options{
-			Target: r.Target, Args: buildArgs, Labels: r.Labels, Network: r.Network, Ignore: in.ignore,
+			Target: r.Target, Args: buildArgs, Labels: r.Labels, Network: r.Network, Contexts: in.stand, Ignore: in.ignore,
 			BuildPlatform: machine(), Platform: platform,
 		},
-		Context: in.tree, Sums: in.sums(), Tags: tags, Push: r.Push, SkipPushCheck: r.SkipPushCheck, Shape: r.shape(platform), Attest: r.attest(ctx, in), Describe: r.Describe, Compression: r.Compression, Format: format,
+		Context: in.tree, Sums: in.hasher, Contexts: in.contexts, Tags: tags, Push: r.Push, SkipPushCheck: r.SkipPushCheck, Shape: r.shape(platform), Attest: r.attest(ctx, in), Describe: r.Describe, Compression: r.Compression, Format: format,
 		NoCache: r.NoCache, NoCacheFilter: r.NoCacheFilter, Explain: r.Explain, Last: last, CacheFrom: caches.from, CacheTo: caches.to, CacheInline: caches.inline, CacheMounts: mounts, Epoch: epoch, Hosts: r.Hosts, Secrets: in.secrets, SSH: agents, Limits: r.Limits, Allow: r.Allow, Bases: bases, MapRef: r.MapRef, Keep: keep, Outputs: r.Outputs, Events: r.Events, Steps: r.steps,
 	})
 	if err == nil && format != nil {

@@ -49,9 +49,9 @@ func (a *App) Check(ctx context.Context, r Build) (_ *Checked, err error) {
 			}
 		}
 		found, err := w.solver.Check(ctx, solver.Request{
-			File: in.file, Steps: r.steps, Bases: bases, MapRef: r.MapRef, Events: r.Events,
+			File: in.file, Steps: r.steps, Contexts: in.contexts, Bases: bases, MapRef: r.MapRef, Events: r.Events,
 			Plan: plan.Options{
-				Target: r.Target, Args: r.Args, Network: r.Network, Ignore: in.ignore, BuildPlatform: machine(), Platform: platform,
+				Target: r.Target, Args: r.Args, Network: r.Network, Contexts: in.stand, Ignore: in.ignore, BuildPlatform: machine(), Platform: platform,
 			},
 		})
 		checked.add(found)

@@ -3,8 +3,6 @@ package app
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +17,8 @@ import (
 	"slipway/internal/build/attest"
 	"slipway/internal/build/dockerfile"
 	"slipway/internal/build/origin"
+	"slipway/internal/build/plan"
+	"slipway/internal/build/solver"
 	"slipway/internal/build/tree"
 	"slipway/internal/errs"
 )
@@ -32,9 +32,14 @@ type inputs struct {
 	root   string
 	files  origin.Files
 	tree   tree.Tree
-	hasher *tree.Hasher // nil for a context whose files no later build will see
+	hasher tree.Sums
 	file   *dockerfile.File
 	ignore *dockerfile.Ignore
+	// stand and contexts are the named contexts, for the plan and for the solver.
+	stand    map[string]plan.Context
+	contexts map[string]solver.Context
+	sums     *sumBook
+	layouts  []*origin.Layout
 	// secrets are the values of Build.Secrets.
 	secrets map[string][]byte
 }
@@ -56,16 +61,15 @@ func (w *work) open(ctx context.Context, r *Build) (_ *inputs, done func() error
 	if err != nil {
 		return in, nil, errors.Join(err, o.Close())
 	}
-	if in.context.Kind != address.Stdin {
-		sum := sha256.Sum256([]byte(in.name))
-		sums := filepath.Join(w.home(sumsDir), hex.EncodeToString(sum[:16]))
-		in.hasher = tree.OpenHasher(sums, w.opts.Now())
-		if err := w.used(sums); err != nil {
-			return nil, nil, errors.Join(err, o.Close())
-		}
+	in.sums = &sumBook{work: w}
+	if in.hasher, err = in.sums.open(in.context, in.name); err == nil {
+		err = in.nameContexts(w, r, o)
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, in.close(), o.Close())
 	}
 	r.steps = int(steps.last.Load())
-	return in, o.Close, nil
+	return in, func() error { return errors.Join(in.close(), o.Close()) }, nil
 }
 
 // openInputs opens the context and reads the Dockerfile.
@@ -233,22 +237,6 @@ func readIn(t tree.Tree, name string) (_ []byte, err error) {
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
 	return readDockerfile(name, r)
-}
-
-// save keeps what is known of the context's files for the next build.
-func (in *inputs) save() error {
-	if in.hasher == nil {
-		return nil
-	}
-	return in.hasher.Save()
-}
-
-// sums are the digests of the context's files.
-func (in *inputs) sums() tree.Sums {
-	if in.hasher == nil {
-		return tree.Plain{}
-	}
-	return in.hasher
 }
 
 // time is that of the commit that the context was checked out from, or of what it was fetched from, in seconds since

@@ -99,6 +99,7 @@ func (f *buildFlags) register(flags *pflag.FlagSet) {
 	flags.StringArrayVarP(&f.Tags, "tag", "t", nil, "name the image `REF`; repeatable")
 	flags.BoolVar(&f.Push, "push", false, "push the image to every tag")
 	flags.StringArrayVarP(&f.outputs, "output", "o", nil, "also write the image, or its files: `type=oci|docker|layout|local|tar,dest=PATH`; repeatable; dest=- is standard output")
+	flags.StringArrayVar(&f.Contexts, "build-context", nil, "let FROM, --from and mounts use `NAME=ADDRESS`: a folder, a git repository, the URL of a tar, docker-image://REF or oci-layout://DIR[:TAG][@DIGEST]; repeatable")
 	flags.StringVar(&f.Target, "target", "", "build the stage `STAGE` instead of the last")
 	flags.StringArrayVar(&f.args, "build-arg", nil, "set a build argument, `K=V`; K alone takes the environment's value")
 	flags.StringArrayVar(&f.labels, "label", nil, "add a label to the image, `K=V`")

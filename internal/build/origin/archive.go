@@ -48,7 +48,7 @@ func (o *Opener) file(ctx context.Context, c address.Context, r fetch.FileReques
 	if err != nil {
 		return Files{}, err
 	}
-	files := Files{Digest: got.Digest}
+	files := Files{Digest: got.Digest, Size: got.Size}
 	if got.ModTime.Unix() != 0 { // which stands for a server that does not say
 		files.ModTime = got.ModTime
 	}
@@ -61,7 +61,10 @@ func (o *Opener) file(ctx context.Context, c address.Context, r fetch.FileReques
 		defer func() { err = errors.Join(err, blob.Close()) }()
 		st := o.Start("unpack " + c.Word)
 		unpacked, publish, err := o.unpack(ctx, &counter{r: blob, tell: st.Progress, total: got.Size}, c.Word)
-		if err == nil && publish != nil {
+		switch {
+		case o.named && errors.Is(err, errNoArchive):
+			err = nil
+		case err == nil && publish != nil:
 			err = publish(key)
 		}
 		st.End("", err)
@@ -92,13 +95,15 @@ func (o *Opener) unpack(ctx context.Context, r io.Reader, name string) (_ Files,
 	switch {
 	case isTar(block):
 	case len(first) == 0:
-		return Files{}, nil, fmt.Errorf("it is empty: neither a tar nor a Dockerfile: %w", errs.Invalid)
+		return Files{}, nil, fmt.Errorf("it is empty: %w", errNoArchive)
 	case !bytes.Equal(first, block) || bytes.IndexByte(block, 0) >= 0:
-		return Files{}, nil, fmt.Errorf("it is neither a tar nor a Dockerfile: %w", errs.Invalid)
+		return Files{}, nil, errNoArchive
+	case o.named:
+		return Files{}, nil, errNoArchive
 	default:
 		text, err := io.ReadAll(io.LimitReader(in, maxAlone+1))
 		if len(text) > maxAlone {
-			err = fmt.Errorf("it is no tar, and too large for a Dockerfile: %w", errs.Invalid)
+			err = fmt.Errorf("it has more than %d bytes: %w", maxAlone, errNoArchive)
 		}
 		return Files{Alone: text}, nil, err
 	}
@@ -118,6 +123,9 @@ func (o *Opener) unpack(ctx context.Context, r io.Reader, name string) (_ Files,
 	}
 	return Files{Dir: draft.Dir()}, func(key digest.Digest) error { return draft.Publish(ctx, key) }, nil
 }
+
+// errNoArchive is what is wrong with bytes that are no context.
+var errNoArchive = errs.Mark(errors.New("neither a tar nor a Dockerfile"), errs.Invalid)
 
 const (
 	bufferSize = 64 << 10

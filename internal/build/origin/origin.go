@@ -62,6 +62,7 @@ type Options struct {
 type Opener struct {
 	Options
 	*held
+	named bool
 }
 
 // held is what keeps files from going away.
@@ -72,12 +73,13 @@ type held struct {
 }
 
 // New returns an opener, to be closed when the files are no longer read.
-func New(opts Options) *Opener { return &Opener{opts, &held{}} }
+func New(opts Options) *Opener { return &Opener{Options: opts, held: &held{}} }
 
-// Telling returns the same opener with another Start.
-func (o *Opener) Telling(start func(name string) Step) *Opener {
+// Named returns an opener of named contexts, which Close of the first one closes too: it tells start of its steps, and
+// takes a file that is no archive for a context of one file.
+func (o *Opener) Named(start func(name string) Step) *Opener {
 	other := *o
-	other.Start = start
+	other.Start, other.named = start, true
 	return &other
 }
 
@@ -102,10 +104,11 @@ type Files struct {
 	Dir string
 	// Alone is that file's content.
 	Alone []byte
-	// Commit is the id of a repository's commit, Digest that of an archive as it was fetched; "" for one from standard
-	// input.
+	// Commit is the id of a repository's commit.
 	Commit string
+	// Digest and Size are those of what was fetched, which is a blob; "" for standard input and commits.
 	Digest oci.Digest
+	Size   int64
 	// ModTime is when the content was last changed, as the server says. Default: it does not say.
 	ModTime time.Time
 }

@@ -75,7 +75,7 @@ func (s *stage) transfer(c command, t transfer, lint *linter.Linter) error {
 			op.Remotes = append(op.Remotes, *remote)
 			continue
 		}
-		if t.from.Kind == FromContext {
+		if t.from.Kind == FromContext && t.from.Context == "" {
 			s.lintIgnored(c, t.name, src, lint)
 		}
 		if t.parents {

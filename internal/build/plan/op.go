@@ -54,7 +54,7 @@ type SourceKind string
 // Kinds of Source.
 const (
 	FromScratch SourceKind = "scratch" // no files
-	FromContext SourceKind = "context" // the build context, without what the ignore file hides
+	FromContext SourceKind = "context" // a build context, without what its ignore file hides
 	FromStage   SourceKind = "stage"   // Stage is set
 	FromImage   SourceKind = "image"   // Image is set
 )
@@ -64,6 +64,8 @@ type Source struct {
 	Kind  SourceKind
 	Stage *Stage
 	Image *Image
+	// Context is the name of a build context, a key of Options.Contexts; "" for the main one.
+	Context string
 	// Platform is the one to take from an image.
 	Platform oci.Platform
 }

@@ -44,6 +44,9 @@ type Options struct {
 	// Supports are the features beyond the classic language that whoever builds the plan can do. A file that asks for
 	// another is refused. Default: none.
 	Supports []dockerfile.Feature
+	// Contexts are what names of FROM, --from and mounts stand for besides stages and images, which they stand before. The
+	// keys are those that ContextName returns. Default: none.
+	Contexts map[string]Context
 	// Ignore is the context's ignore file, only to warn about a COPY of what it hides. Default: no such warning.
 	Ignore *dockerfile.Ignore
 }
@@ -52,6 +55,8 @@ type Options struct {
 type Need struct {
 	Ref      string // normalized, as oci/ref prints it
 	Platform string // os/arch[/variant]
+	// Context is the named context that has the image; "" for a registry.
+	Context string
 }
 
 // Image is a resolved Need.
@@ -124,6 +129,7 @@ func New(file *dockerfile.File, opts Options, images map[Need]Image) (*Graph, er
 	}
 	p.finish(g.Target)
 	p.unusedArgs()
+	p.unusedContexts()
 	g.Warnings = p.allWarnings()
 	if file.Check.ReturnAsError {
 		if err := lintError(g.Warnings); err != nil {

@@ -27,6 +27,7 @@ type golden struct {
 	Network  string
 	Ignore   []string
 	Supports []dockerfile.Feature
+	Contexts map[string]plan.Context
 	// Images are configs by reference; every other reference has a plain one.
 	Images map[string]oci.Image
 }
@@ -92,7 +93,14 @@ func testGolden(t *testing.T, dir string) {
 			t.Fatal(err)
 		}
 	}
-	opts := plan.Options{Target: c.Target, Args: c.Args, Labels: c.Labels, Network: c.Network, Supports: c.Supports}
+	opts := plan.Options{Target: c.Target, Args: c.Args, Labels: c.Labels, Network: c.Network, Supports: c.Supports, Contexts: map[string]plan.Context{}}
+	for name, stands := range c.Contexts {
+		key, err := plan.ContextName(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		opts.Contexts[key] = stands
+	}
 	if c.Platform != nil {
 		opts.Platform = *c.Platform
 	}

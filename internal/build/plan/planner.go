@@ -33,6 +33,7 @@ type planner struct {
 	target   *stage
 	all      bool                // every stage is planned, whatever the target needs
 	declared map[string]struct{} // names that FROM may use: global ARGs and the platform's
+	sought   map[string]struct{} // names that were looked for among the contexts
 	lint     *linter.Linter
 	warnings []dockerfile.Warning
 }
@@ -47,6 +48,7 @@ type source struct {
 	// platform is need's, parsed.
 	platform oci.Platform
 	image    *Image // of need, once resolved
+	context  string // that the name stands for; "" for none
 }
 
 // command is an instruction with the sources that it names: that of a COPY's --from, or those of a RUN's mounts, one
@@ -73,7 +75,7 @@ func (c *command) stages() []*stage {
 func newPlanner(file *dockerfile.File, opts Options) (*planner, error) {
 	p := &planner{
 		file: file, opts: opts, platform: opts.Platform, lex: shell.NewLex(file.Escape),
-		byName: map[string]*stage{}, declared: map[string]struct{}{},
+		byName: map[string]*stage{}, declared: map[string]struct{}{}, sought: map[string]struct{}{},
 	}
 	p.lint = file.Linter(func(w dockerfile.Warning) { p.warnings = append(p.warnings, w) })
 	if p.platform.OS == "" {
@@ -195,6 +197,13 @@ func (p *planner) addStage(index int, inst *instructions.Stage) error {
 	if s.base, err = p.source(base.Result, p.byName[base.Result], s.platform); err != nil {
 		return p.fail(at, err)
 	}
+	if inst.Name != "" {
+		if from, ok := p.context(inst.Name, s.platform); ok { // stands for the stage
+			replaced := *inst
+			replaced.Commands = nil
+			s.base, s.inst, s.replaced = from, &replaced, true
+		}
+	}
 	p.stages = append(p.stages, s)
 	if inst.Name != "" {
 		p.byName[strings.ToLower(inst.Name)] = s
@@ -228,13 +237,16 @@ func (p *planner) stagePlatform(inst *instructions.Stage, lint *linter.Linter) (
 	return platform, nil
 }
 
-// source says what a name means: a stage if there is one, else nothing or an image for a platform.
+// source says what a name means: a stage if there is one, else nothing, a build context, or an image for a platform.
 func (p *planner) source(name string, s *stage, platform oci.Platform) (source, error) {
 	switch {
 	case s != nil:
-		return source{kind: FromStage, stage: s}, nil
+		return s.asSource(), nil
 	case name == scratch:
 		return source{kind: FromScratch}, nil
+	}
+	if from, ok := p.context(name, platform); ok {
+		return from, nil
 	}
 	r, err := ref.Parse(name)
 	if err != nil {

@@ -26,6 +26,7 @@ type stage struct {
 	base      source
 	commands  []command
 	triggered bool // addTriggers was here
+	replaced  bool // a build context has the stage's name: base is all that there is
 	unknown   bool // the config of the image at the bottom could not be read
 
 	out   *Stage
@@ -115,7 +116,15 @@ func (s *stage) named(name string) (source, error) {
 	if index < 0 || index >= len(s.stages) {
 		return source{}, fmt.Errorf("invalid stage index %d", index)
 	}
-	return source{kind: FromStage, stage: s.stages[index]}, nil
+	return s.stages[index].asSource(), nil
+}
+
+// asSource is the stage as what others take files from.
+func (s *stage) asSource() source {
+	if s.replaced {
+		return s.base
+	}
+	return source{kind: FromStage, stage: s}
 }
 
 // addTriggers puts the ONBUILD instructions of the base before the stage's own. It reports whether they need sources.
@@ -196,9 +205,13 @@ func (s *stage) begin() {
 		if d := s.base.image.Digest; d != "" && !strings.Contains(s.base.need.Ref, "@") {
 			s.out.Text += "@" + d.String()
 		}
-		if s.unknown = s.base.image.Unknown; !s.unknown {
+		if s.unknown = s.base.image.Unknown; !s.unknown && s.base.context == "" {
 			s.lintBasePlatform()
 		}
+	case FromContext:
+		*s.image = emptyImage(s.platform)
+		s.out.Text = "FROM " + s.base.name
+		s.out.Base = Source{Kind: FromScratch}
 	default:
 		s.platform = s.planner.platform
 		s.out.Platform = s.platform
@@ -207,6 +220,12 @@ func (s *stage) begin() {
 	}
 	s.image.Config.OnBuild = nil
 	s.numberSteps()
+	if s.base.kind == FromContext {
+		s.out.Steps = append(s.out.Steps, &Step{
+			Op:   &Copy{From: s.base.resolved(), Sources: []string{"/"}, Dest: "/", DestIsDir: true},
+			Line: line, Col: col, Text: s.out.Text, CreatedBy: s.out.Text, Number: s.nextNumber(),
+		})
+	}
 	s.initEnv()
 }
 
@@ -243,7 +262,7 @@ func (s *stage) initEnv() {
 
 // numberSteps counts the steps that get a number: a base image's and those with work.
 func (s *stage) numberSteps() {
-	if s.base.kind == FromImage {
+	if s.base.kind == FromImage || s.base.kind == FromContext {
 		s.total++
 	}
 	for _, c := range s.commands {
@@ -268,6 +287,9 @@ func (s *source) planned() bool { return s.kind != FromStage || s.stage.out != n
 // resolved is the source as operations state it. A stage must have been planned.
 func (s *source) resolved() Source {
 	out := Source{Kind: s.kind, Image: s.image, Platform: s.platform}
+	if s.kind == FromContext {
+		out.Context = s.context
+	}
 	if s.stage != nil {
 		out.Stage = s.stage.out
 		out.Platform = s.stage.platform

@@ -135,6 +135,8 @@ func (s Source) String() string {
 		return fmt.Sprintf("stage %d", s.Stage.Index)
 	case FromImage:
 		return s.Image.Ref + " " + oci.FormatPlatform(s.Platform)
+	case FromContext:
+		return strings.TrimSpace("context " + s.Context)
 	}
 	return string(s.Kind)
 }

@@ -98,10 +98,13 @@ func (b *builder) dependencies() ([]attest.Dependency, error) {
 			list = append(list, d)
 		}
 	}
+	for _, d := range b.fetchedContexts() {
+		add(d)
+	}
 	for _, s := range b.graph.Stages {
 		images := []plan.Source{s.Base}
 		for _, st := range s.Steps {
-			images = append(images, imagesOf(st.Op)...)
+			images = append(images, sourcesOf(st.Op)...)
 			if c, ok := st.Op.(*plan.Copy); ok {
 				for i := range c.Remotes {
 					add(b.remoteDependency(&c.Remotes[i]))
@@ -122,8 +125,8 @@ func (b *builder) dependencies() ([]attest.Dependency, error) {
 	return list, nil
 }
 
-// imagesOf are the places that an operation takes files from.
-func imagesOf(op plan.Op) []plan.Source {
+// sourcesOf are the places that an operation takes files from.
+func sourcesOf(op plan.Op) []plan.Source {
 	switch op := op.(type) {
 	case *plan.Copy:
 		return []plan.Source{op.From}

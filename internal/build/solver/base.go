@@ -22,7 +22,7 @@ type baseImage struct {
 	manifest oci.Manifest
 	digest   oci.Digest
 	config   oci.Image
-	warm     bool // its blobs are in the request's Bases
+	in       Bases // that have its blobs; nil for its registry
 }
 
 // resolve looks up images that the plan needs, side by side, and adds them to have.
@@ -84,23 +84,30 @@ func (b *builder) lookUp(ctx context.Context, n plan.Need) (*baseImage, error) {
 	if err != nil {
 		return nil, err
 	}
-	im, err := b.warmBase(ctx, n.Ref, r, platform)
+	if n.Context != "" {
+		im, err := b.heldBase(ctx, b.req.Contexts[n.Context].Bases, n.Ref, r, platform)
+		if err != nil {
+			err = fmt.Errorf("build context %s: %w", n.Context, err)
+		}
+		return im, err
+	}
+	im, err := b.heldBase(ctx, b.req.Bases, n.Ref, r, platform)
 	if !errors.Is(err, errs.NotFound) {
 		return im, err
 	}
 	return b.fetchBase(ctx, n.Ref, r, platform)
 }
 
-// warmBase takes an image from the request's Bases.
-func (b *builder) warmBase(ctx context.Context, name string, r ref.Ref, p oci.Platform) (*baseImage, error) {
-	if b.req.Bases == nil {
+// heldBase takes an image from a place of its own, if there is one.
+func (b *builder) heldBase(ctx context.Context, in Bases, name string, r ref.Ref, p oci.Platform) (*baseImage, error) {
+	if in == nil {
 		return nil, errs.NotFound
 	}
-	desc, raw, err := b.req.Bases.Base(ctx, r, p)
+	desc, raw, err := in.Base(ctx, r, p)
 	if err != nil {
 		return nil, err
 	}
-	im := &baseImage{name: name, ref: r, digest: desc.Digest, warm: true}
+	im := &baseImage{name: name, ref: r, digest: desc.Digest, in: in}
 	if err := json.Unmarshal(raw, &im.manifest); err != nil {
 		return nil, fmt.Errorf("manifest of %s: %w", name, errs.Mark(err, errs.Corrupt))
 	}
@@ -216,8 +223,8 @@ func (b *builder) fetchConfig(ctx context.Context, im *baseImage, desc oci.Descr
 
 // openRemote reads a blob of a base image from where the image is kept.
 func (b *builder) openRemote(ctx context.Context, im *baseImage, desc oci.Descriptor) (io.ReadCloser, error) {
-	if im.warm {
-		return b.req.Bases.Open(ctx, desc.Digest)
+	if im.in != nil {
+		return im.in.Open(ctx, desc.Digest)
 	}
 	return b.Registry.Blob(ctx, im.ref, desc)
 }

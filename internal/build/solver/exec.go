@@ -326,8 +326,10 @@ func (b *builder) source(ctx context.Context, from plan.Source) (tree.Tree, erro
 			return nil, err
 		}
 		return b.fullView(ctx, st)
+	case plan.FromContext:
+		return b.opened[from.Context].Tree, nil
 	default:
-		return b.req.Context, nil
+		return tree.Empty{}, nil
 	}
 }
 

@@ -83,7 +83,7 @@ func stageID(s *plan.Stage) string {
 func (x *explainer) note() error {
 	for _, s := range x.b.graph.Stages {
 		for _, st := range s.Steps {
-			for _, from := range contextSources(st.Op) {
+			for _, from := range reads(st.Op) {
 				files, err := x.files(from)
 				if err != nil {
 					return err
@@ -97,36 +97,38 @@ func (x *explainer) note() error {
 	return x.now.Write(x.b.req.Last)
 }
 
-// contextSources are what an operation reads of the context: for a RUN, each of its mounts.
-func contextSources(op plan.Op) [][]tree.Source {
-	var list [][]tree.Source
-	switch op := op.(type) {
-	case *plan.Copy:
-		if op.From.Kind == plan.FromContext {
-			list = append(list, sources(op))
-		}
-	case *plan.Run:
-		for i := range op.Mounts {
-			if m := &op.Mounts[i]; m.Type == plan.MountBind && m.From.Kind == plan.FromContext {
-				list = append(list, bindSource(m))
-			}
-		}
-	}
-	return list
-}
-
-// files lists what sources read of the context.
-func (x *explainer) files(from []tree.Source) (map[string]last.Sum, error) {
-	list, err := tree.Files(x.b.req.Context, from, x.b.req.Sums)
+// files lists what is read of a context, by path. Those of a named one begin with its name.
+func (x *explainer) files(r read) (map[string]last.Sum, error) {
+	c := x.b.opened[r.context]
+	list, err := tree.Files(c.Tree, r.sources, c.Sums)
 	if err != nil {
 		return nil, err
 	}
 	files := make(map[string]last.Sum, len(list))
 	for _, f := range list {
-		files[f.Path] = last.Sum(f.Sum[:len(last.Sum{})])
+		files[r.named(f.Path)] = last.Sum(f.Sum[:len(last.Sum{})])
 	}
 	return files, nil
 }
+
+// named is what people call a path of the context.
+func (r read) named(path string) string {
+	if r.context == "" {
+		return path
+	}
+	return r.context + contextMark + path
+}
+
+// unnamed is the path in the context that a name stands for.
+func (r read) unnamed(name string) (path string, ok bool) {
+	if r.context == "" {
+		return name, !strings.Contains(name, contextMark)
+	}
+	return strings.CutPrefix(name, r.context+contextMark)
+}
+
+// contextMark stands between the name of a context and a path in it, which is clean: no path has two slashes itself.
+const contextMark = "://"
 
 // explain tells why a step runs, if that was asked for.
 func (b *builder) explain(ctx context.Context, ev *step, s *plan.Stage, i int, st *stack) error {

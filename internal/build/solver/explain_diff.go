@@ -36,8 +36,8 @@ func (x *explainer) changes(op plan.Op, was, is parts) ([]string, error) {
 	}
 	list = append(list, def...)
 	add(was.Op != is.Op, "the instruction changed")
-	reads := contextSources(op)
-	content, err := x.contentChanges(op, was.Content, is.Content, reads)
+	all := reads(op)
+	content, err := x.contentChanges(op, was.Content, is.Content, all)
 	if err != nil {
 		return nil, err
 	}
@@ -47,7 +47,7 @@ func (x *explainer) changes(op plan.Op, was, is parts) ([]string, error) {
 		if i < len(was.Shown) {
 			before = was.Shown[i]
 		}
-		one, err := x.contentChanges(op, before, shown, reads)
+		one, err := x.contentChanges(op, before, shown, all)
 		if err != nil {
 			return nil, err
 		}
@@ -125,7 +125,7 @@ func variables(env []string) map[string]string {
 }
 
 // contentChanges says how what an operation reads differs: see sourceKey.
-func (x *explainer) contentChanges(op plan.Op, was, is string, reads [][]tree.Source) ([]string, error) {
+func (x *explainer) contentChanges(op plan.Op, was, is string, all []read) ([]string, error) {
 	if was == is {
 		return nil, nil
 	}
@@ -141,7 +141,7 @@ func (x *explainer) contentChanges(op plan.Op, was, is string, reads [][]tree.So
 		return []string{"the image that it reads changed to " + id}, nil
 	case "content":
 		var list []string
-		for _, from := range reads {
+		for _, from := range all {
 			files, err := x.fileChanges(from)
 			if err != nil {
 				return nil, err
@@ -168,7 +168,7 @@ func shorten(files []string) string {
 }
 
 // fileChanges compares the context's files below sources with those of the last build.
-func (x *explainer) fileChanges(from []tree.Source) ([]string, error) {
+func (x *explainer) fileChanges(from read) ([]string, error) {
 	now, err := x.files(from)
 	if err != nil {
 		return nil, err
@@ -182,10 +182,11 @@ func (x *explainer) fileChanges(from []tree.Source) ([]string, error) {
 		}
 	}
 	for p := range x.old.Files {
-		if _, ok := now[p]; ok || !covers(from, p) {
+		inside, ok := from.unnamed(p)
+		if _, still := now[p]; still || !ok || !covers(from.sources, inside) {
 			continue
 		}
-		if _, err := x.b.req.Context.Lstat(p); errors.Is(err, errs.NotFound) || errors.Is(err, fs.ErrNotExist) {
+		if _, err := x.b.opened[from.context].Tree.Lstat(inside); errors.Is(err, errs.NotFound) || errors.Is(err, fs.ErrNotExist) {
 			list = append(list, p+" removed")
 		} else if err != nil {
 			return nil, err

@@ -132,8 +132,10 @@ func (b *builder) sourceKey(_ context.Context, op *plan.Copy) (string, error) {
 		return "stage " + b.finalKey(op.From.Stage).String(), nil
 	case plan.FromImage:
 		return "image " + op.From.Image.Digest.String(), nil
+	case plan.FromContext:
+		return b.readKey(reads(op)[0])
 	default:
-		return contentKey(b.req.Context, sources(op), b.req.Sums)
+		return contentKey(tree.Empty{}, sources(op), tree.Plain{})
 	}
 }
 

@@ -122,7 +122,7 @@ func (b *builder) layersOf(ctx context.Context, op *plan.Run, from plan.Source, 
 		}
 		return b.folders(ctx, st)
 	case plan.FromContext:
-		key := fmt.Sprint(path, b.epochOf(op))
+		key := fmt.Sprintf("%q %q %v", from.Context, path, b.epochOf(op))
 		dir, err := b.placed.start(b.group, key, func() (string, error) { return b.place(b.group.ctx, op, from, path) }).wait(ctx)
 		return []string{dir}, err
 	default:
@@ -284,7 +284,7 @@ func (b *builder) mountKey(m *plan.Mount) (string, error) {
 	case plan.FromImage:
 		return "image " + m.From.Image.Digest.String(), nil
 	case plan.FromContext:
-		return contentKey(b.req.Context, bindSource(m), b.req.Sums)
+		return b.readKey(read{m.From.Context, bindSource(m)})
 	default:
 		return "", nil
 	}

@@ -143,7 +143,7 @@ func (s *sender) source(ctx context.Context, r *rung, mounts []ref.Ref) registry
 			return s.openAt(ctx, r, offset)
 		},
 	}
-	if r.base != nil && !r.base.warm {
+	if r.base != nil && r.base.in == nil {
 		src.MountFrom = append(src.MountFrom, r.base.ref)
 	}
 	src.MountFrom = append(src.MountFrom, s.b.imports.repositories(r)...)

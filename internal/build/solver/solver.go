@@ -98,6 +98,8 @@ type Request struct {
 	Context tree.Tree
 	// Sums gives the digests of the context's files. Default: every file is read.
 	Sums tree.Sums
+	// Contexts are the named contexts that Plan knows of, by the same keys.
+	Contexts map[string]Context
 	// Tags are where the image goes when Push is set.
 	Tags []ref.Ref
 	Push bool
@@ -187,6 +189,7 @@ type builder struct {
 	stages  once[*plan.Stage, *stack]
 	unpack  once[oci.Digest, snapshot.ID]
 	fetched map[*plan.Remote]*fetched
+	opened  map[string]*Opened             // contexts, by name; the main one has none
 	placed  once[string, string]           // folders with files of the context, by path
 	hide    func(string) string            // blanks secrets
 	parts   map[oci.Digest]json.RawMessage // what keys are taken over, while the plan's are; nil afterwards
@@ -260,7 +263,7 @@ func (s *Solver) builder(ctx context.Context, req Request) *builder {
 	b.events.last.Store(int64(req.Steps))
 	b.origin = origin.New(origin.Options{
 		Fetch: s.Fetch, Snapshots: s.Snapshots, Lock: s.Lock, Secrets: req.Secrets, Begin: b.begin,
-		Start: func(name string) origin.Step { return b.events.start(name) },
+		Start: b.startStep,
 	})
 	b.imports, b.exports, b.sender = newImports(b), newExports(b), newSender(b)
 	return b
@@ -295,6 +298,9 @@ func (b *builder) build(ctx context.Context) (*build.Image, error) {
 		return nil, err
 	}
 	if err := b.resolveRemotes(ctx); err != nil {
+		return nil, err
+	}
+	if err := b.openContexts(ctx); err != nil {
 		return nil, err
 	}
 	b.parts = map[oci.Digest]json.RawMessage{}

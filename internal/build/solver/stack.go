@@ -302,8 +302,8 @@ func (c *counter) Read(p []byte) (int, error) {
 // openLayer reads a layer's blob: from the store, or from where its image or record is, into the store on the way. What a folder
 // of warmed images has is not copied.
 func (b *builder) openLayer(ctx context.Context, r *rung, desc oci.Descriptor) (io.ReadCloser, error) {
-	if r.base != nil && r.base.warm {
-		return b.req.Bases.Open(ctx, desc.Digest)
+	if r.base != nil && r.base.in != nil {
+		return r.base.in.Open(ctx, desc.Digest)
 	}
 	f, err := b.Blobs.Open(ctx, desc.Digest)
 	if err == nil || !errors.Is(err, errs.NotFound) {
