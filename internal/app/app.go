@@ -27,6 +27,7 @@ import (
 	"slipway/internal/oci/registry/acr"
 	"slipway/internal/oci/registry/keychain"
 	"slipway/internal/oci/registry/places"
+	"slipway/internal/oci/transfer"
 	"slipway/internal/sandbox"
 	"slipway/internal/sandbox/chroot"
 	"slipway/internal/snapshot"
@@ -75,6 +76,7 @@ type App struct {
 	snapshots *overlay.Overlay
 	cache     *cache.Local
 	mounts    *mount.Store
+	names     *transfer.Names
 	registry  *registry.Client
 	stub      string
 	acr       *acr.Keychain // nil without an access key
@@ -114,6 +116,7 @@ func Open(opts Options) (*App, error) {
 	if a.cache, err = cache.Open(filepath.Join(opts.Home, cacheDir+opts.Isolation.State)); err != nil {
 		return nil, err
 	}
+	a.names = transfer.OpenNames(filepath.Join(opts.Home, imagesDir))
 	a.mounts = mount.Open(filepath.Join(opts.Home, mountsDir+opts.Isolation.State))
 	a.stub = filepath.Join(opts.Home, "stub")
 	if err := sandbox.MakeStub(a.stub); err != nil {

@@ -108,7 +108,10 @@ func (a *App) collect(ctx context.Context, request func([]garbage.Store) (garbag
 	if err != nil {
 		return report, err
 	}
-	stores := a.stores(realms, nil)
+	stores, err := a.stores(ctx, realms, nil, false)
+	if err != nil {
+		return report, err
+	}
 	r, err := request(stores)
 	if err != nil || r.DryRun {
 		return report, err

@@ -133,9 +133,12 @@ func (a *App) Build(ctx context.Context, r Build) (image *build.Image, err error
 		platforms := cmp.Or(r.Platform, oci.FormatPlatform(machine()))
 		image, err = w.buildIndex(ctx, r, in, strings.Split(platforms, ","))
 	} else if err = r.checkOne(); err == nil {
-		image, err = w.buildOne(ctx, r, in, false)
+		image, err = w.buildOne(ctx, r, in, r.local())
 	}
 	if err != nil {
+		return nil, err
+	}
+	if err := w.name(r, image); err != nil {
 		return nil, err
 	}
 	return image, a.sign(ctx, r, image)

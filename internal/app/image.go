@@ -11,7 +11,7 @@ import (
 
 // StartImage says how to run an image's command.
 type StartImage struct {
-	Image   string
+	Image   string // a reference, or local:NAME
 	Args    []string
 	Env     []string
 	Network string
@@ -29,8 +29,12 @@ func (a *App) StartImage(ctx context.Context, s StartImage) (_ int, err error) {
 		return 0, err
 	}
 	defer func() { err = a.hintFull(errors.Join(err, w.end(err != nil))) }()
+	image, err := w.localImage(s.Image)
+	if err != nil {
+		return 0, err
+	}
 	return w.solver.Start(ctx, solver.Start{
-		Image: s.Image, Platform: machine(), Args: s.Args, Env: s.Env, Network: s.Network, Limits: s.Limits,
+		Image: image, Platform: machine(), Args: s.Args, Env: s.Env, Network: s.Network, Limits: s.Limits,
 		Stdin: s.Stdin, Stdout: s.Stdout, Stderr: s.Stderr, Events: s.Events,
 	})
 }

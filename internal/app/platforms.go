@@ -44,7 +44,7 @@ func (w *work) buildIndex(ctx context.Context, r Build, in *inputs, platforms []
 			one.Platform, one.Outputs, one.Tags, one.untagged = oci.FormatPlatform(p), platformOutputs(r.Outputs, p), nil, repositories(tags)
 			one.Events = platformEvents(r.Events, i, p, &told)
 			one.SkipPushCheck = r.SkipPushCheck || i > 0 // all of them go to the same places
-			index.Platforms[i], err = w.buildOne(gctx, one, in, len(ofIndex) > 0)
+			index.Platforms[i], err = w.buildOne(gctx, one, in, len(ofIndex) > 0 || r.local())
 			return err
 		})
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 
@@ -13,7 +14,7 @@ import (
 
 // Kept lists what the home folder keeps, the least recently used first.
 func (a *App) Kept(ctx context.Context) ([]garbage.Item, error) {
-	_, stores, err := a.inventory(ctx)
+	_, stores, err := a.inventory(ctx, false)
 	if err != nil {
 		return nil, err
 	}
@@ -24,8 +25,9 @@ func (a *App) Kept(ctx context.Context) ([]garbage.Item, error) {
 	return items, nil
 }
 
-// inventory returns the realms of the home folder and all that it keeps, with names.
-func (a *App) inventory(ctx context.Context) ([]realm, []garbage.Store, error) {
+// inventory returns the realms of the home folder and all that it keeps, with names. With spare, what is named images'
+// counts as in use.
+func (a *App) inventory(ctx context.Context, spare bool) ([]realm, []garbage.Store, error) {
 	realms, err := a.realms()
 	if err != nil {
 		return nil, nil, err
@@ -34,7 +36,8 @@ func (a *App) inventory(ctx context.Context) ([]realm, []garbage.Store, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return realms, a.stores(realms, called), nil
+	stores, err := a.stores(ctx, realms, called, spare)
+	return realms, stores, err
 }
 
 // Prune removes what is kept, the least recently used first, and nothing that some process uses. It may run beside
@@ -50,7 +53,8 @@ func (a *App) Prune(ctx context.Context, r garbage.Request, events build.Sink) (
 		return report, err
 	}
 	defer unlock()
-	realms, stores, err := a.inventory(ctx)
+	spare := len(r.Only) > 0 && !slices.Contains(r.Only, garbage.Image)
+	realms, stores, err := a.inventory(ctx, spare)
 	if err != nil {
 		return report, err
 	}

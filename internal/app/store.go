@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"slipway/internal/build"
 	"slipway/internal/build/cache"
@@ -17,6 +18,8 @@ import (
 	"slipway/internal/errs"
 	"slipway/internal/oci"
 	"slipway/internal/oci/blob/dir"
+	"slipway/internal/oci/ref"
+	"slipway/internal/oci/transfer"
 	"slipway/internal/snapshot"
 	"slipway/internal/snapshot/overlay"
 )
@@ -28,8 +31,12 @@ type realm struct {
 	mounts    *mount.Store
 }
 
-// realms are those that the home folder has, whichever is this process's.
+// realms are those that the home folder has, whichever is this process's. Who is not root outside of a user namespace
+// can do nothing about what was made inside of one.
 func (a *App) realms() ([]realm, error) {
+	if os.Geteuid() != 0 {
+		return []realm{{a.snapshots, a.cache, a.mounts}}, nil
+	}
 	folders, err := filepath.Glob(filepath.Join(a.opts.Home, snapshotsDir+"*"))
 	if err != nil {
 		return nil, err
@@ -90,16 +97,45 @@ func (a *App) forget(ctx context.Context) error {
 	return realm{snapshots: a.snapshots, cache: a.cache}.forget(ctx, a.blobs)
 }
 
-// stores are all that the home folder keeps. What names knows is called so.
-func (a *App) stores(realms []realm, names map[oci.Digest]string) []garbage.Store {
+// stores are all that the home folder keeps. What names knows is called so. With spare, what is named images' stays.
+func (a *App) stores(ctx context.Context, realms []realm, names map[oci.Digest]string, spare bool) ([]garbage.Store, error) {
+	pins, err := a.pins(ctx, names)
+	if err != nil {
+		return nil, err
+	}
 	var stores []garbage.Store
 	for _, r := range realms {
 		stores = append(stores, stepStore{r.cache, names}, layerStore{r.snapshots, names}, mountStore{r.mounts})
 	}
 	file := func(kind garbage.Kind, name string) fileStore { return fileStore{kind, a.home(name)} }
-	return append(stores, blobStore{a.blobs, names}, file(garbage.Step, acceleratedDir),
+	return append(stores, imageStore{a.names}, blobStore{a.blobs, names, pins, spare}, file(garbage.Step, acceleratedDir),
 		file(garbage.Context, sumsDir), file(garbage.Context, lastDir),
-		file(garbage.Fetched, fetchedDir), file(garbage.Fetched, placesDir))
+		file(garbage.Fetched, fetchedDir), file(garbage.Fetched, placesDir)), nil
+}
+
+// pins are the blobs of named images, and when one of these was last used: as long as it has its name they are used, too.
+// Those that have no name of their own are called by the image's, if names is given.
+func (a *App) pins(ctx context.Context, names map[oci.Digest]string) (map[oci.Digest]time.Time, error) {
+	images, err := a.names.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	pins := map[oci.Digest]time.Time{}
+	for _, im := range images {
+		all, err := transfer.Reach(ctx, a.blobs, im.Descriptor)
+		if err != nil {
+			return nil, err
+		}
+		for _, d := range all {
+			if im.Used.After(pins[d]) {
+				pins[d] = im.Used
+			}
+			if names != nil && names[d] == "" {
+				names[d] = "of image " + im.Name
+			}
+		}
+	}
+	return pins, nil
 }
 
 // names are what people call the steps with certain keys, and what they left.
@@ -127,9 +163,33 @@ func names(ctx context.Context, realms []realm) (map[oci.Digest]string, error) {
 	return names, nil
 }
 
+type imageStore struct{ names *transfer.Names }
+
+func (s imageStore) Items(ctx context.Context) ([]garbage.Item, error) {
+	all, err := s.names.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var items []garbage.Item
+	for _, n := range all {
+		items = append(items, garbage.Item{Kind: garbage.Image, ID: n.Name, Name: n.Descriptor.Digest.String(), Used: n.Used})
+	}
+	return items, nil
+}
+
+func (s imageStore) Remove(_ context.Context, item garbage.Item) error {
+	r, err := ref.Parse(item.ID)
+	if err != nil {
+		return err
+	}
+	return s.names.Remove(r)
+}
+
 type blobStore struct {
 	blobs *dir.Store
 	names map[oci.Digest]string
+	pins  map[oci.Digest]time.Time
+	spare bool // what is pinned stays
 }
 
 func (s blobStore) Items(ctx context.Context) ([]garbage.Item, error) {
@@ -139,8 +199,13 @@ func (s blobStore) Items(ctx context.Context) ([]garbage.Item, error) {
 	}
 	var items []garbage.Item
 	for _, u := range all {
+		used, pinned := s.pins[u.Digest]
+		if u.Used.After(used) {
+			used = u.Used
+		}
 		items = append(items, garbage.Item{
-			Kind: garbage.Blob, ID: u.Digest.String(), Name: s.names[u.Digest], Size: u.Size, Used: u.Used, InUse: u.Held,
+			Kind: garbage.Blob, ID: u.Digest.String(), Name: s.names[u.Digest], Size: u.Size, Used: used,
+			InUse: u.Held || pinned && s.spare,
 		})
 	}
 	return items, nil

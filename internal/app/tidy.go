@@ -125,6 +125,7 @@ func (a *App) recover(ctx context.Context, died bool) error {
 	return errors.Join(
 		a.cache.Recover(),
 		a.recoverMeasured(),
+		a.names.Recover(),
 		fetch.Recover(filepath.Join(a.opts.Home, fetchedDir)),
 		tree.RecoverSums(filepath.Join(a.opts.Home, sumsDir)),
 		last.Recover(filepath.Join(a.opts.Home, lastDir)),

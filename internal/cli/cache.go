@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/docker/go-units"
@@ -43,6 +41,7 @@ func newCacheDu(e env) *cobra.Command {
 		Short: "Show what is kept and what it takes",
 		Long: `Show what slipway keeps on this machine, by type:
 
+  image    names of images that were built with -t, or imported
   blob     layers as registries get them, configs, manifests, fetched files
   layer    layers unpacked into folders, and commits checked out
   step     what came of each instruction
@@ -95,28 +94,25 @@ func openPlace(ctx context.Context, e env, isolate *isolateFlag) (*app.App, erro
 }
 
 func printUsage(e env, u cacheUsage, verbose bool) error {
-	table := tabwriter.NewWriter(e.stdout, 0, 0, 3, ' ', 0)
-	row := func(format string, args ...any) { _, _ = fmt.Fprintf(table, format, args...) } // Flush tells
-	if verbose {
-		row("TYPE\tSIZE\tLAST USED\tIN USE\tID\tNAME\n")
-		for _, i := range u.Items {
-			row("%s\t%s\t%s\t%s\t%s\t%s\n", i.Kind, units.BytesSize(float64(i.Size)), ago(e.now(), i.Used), yes(i.InUse), shortID(i.ID), progress.Clean(i.Name, longName))
+	err := e.table(func(row func(string, ...any)) {
+		if verbose {
+			row("TYPE\tSIZE\tLAST USED\tIN USE\tID\tNAME\n")
+			for _, i := range u.Items {
+				row("%s\t%s\t%s\t%s\t%s\t%s\n", i.Kind, bytesSize(i.Size), ago(e.now(), i.Used), yes(i.InUse), shortID(i.ID), progress.Clean(i.Name, longName))
+			}
+			return
 		}
-	} else {
 		row("TYPE\tITEMS\tSIZE\tIN USE\tLAST USED\n")
 		for _, kind := range garbage.Kinds() {
-			s := sum(u.Items, kind)
-			if s.items > 0 {
-				row("%s\t%d\t%s\t%d\t%s\n", kind, s.items, units.BytesSize(float64(s.size)), s.inUse, ago(e.now(), s.used))
+			if s := sum(u.Items, kind); s.items > 0 {
+				row("%s\t%d\t%s\t%d\t%s\n", kind, s.items, bytesSize(s.size), s.inUse, ago(e.now(), s.used))
 			}
 		}
+	})
+	if err != nil {
+		return err
 	}
-	row("\n")
-	if err := table.Flush(); err != nil {
-		return fmt.Errorf("print the result: %w", err)
-	}
-	_, err := fmt.Fprintf(e.stdout, "total %s, of which %s can be removed\n", units.BytesSize(float64(u.Total)), units.BytesSize(float64(u.Reclaimable)))
-	return err
+	return printLine(e, fmt.Sprintf("\ntotal %s, of which %s can be removed", bytesSize(u.Total), bytesSize(u.Reclaimable)))
 }
 
 // summary is what all items of a kind are together.
@@ -193,8 +189,9 @@ func newCachePrune(e env) *cobra.Command {
 		Long: `Remove what slipway keeps on this machine, the least recently used first. What some
 process uses stays; builds may go on meanwhile.
 
-Without --all, cache mounts and the sums of contexts stay: a build cannot make the
-one again, and the other takes little. A filter by type names what to remove instead.`,
+Without --all, images with a name, cache mounts and the sums of contexts stay: nobody
+makes the first two again, and the third takes little. A filter by type names what to
+remove instead.`,
 		Example: `  slipway cache prune
   slipway cache prune --keep-storage 10g
   slipway cache prune --filter until=168h --filter type=blob --filter type=layer
@@ -220,11 +217,11 @@ one again, and the other takes little. A filter by type names what to remove ins
 			if out == asJSON {
 				return printJSON(e.stdout, cachePruned{report, f.dryRun})
 			}
-			return printPruned(e.stdout, report, f.dryRun)
+			return printPruned(e, report, f.dryRun)
 		},
 	}
 	flags := cmd.Flags()
-	flags.BoolVarP(&f.all, "all", "a", false, "remove cache mounts and sums of contexts, too")
+	flags.BoolVarP(&f.all, "all", "a", false, "remove named images, cache mounts and sums of contexts, too")
 	flags.StringVar(&f.keep, "keep-storage", "", "stop when no more than `SIZE` is left, such as 10g")
 	flags.StringArrayVar(&f.filters, "filter", nil, "remove only `until=DURATION` (not used for so long) or type=TYPE; repeatable")
 	flags.BoolVar(&f.dryRun, "dry-run", false, "only say what would be removed")
@@ -278,27 +275,24 @@ func kinds() string {
 	return strings.Join(words, ", ")
 }
 
-func printPruned(w io.Writer, r garbage.Report, dryRun bool) error {
-	table := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
-	row := func(format string, args ...any) { _, _ = fmt.Fprintf(table, format, args...) } // Flush tells
+func printPruned(e env, r garbage.Report, dryRun bool) error {
 	if len(r.Removed) > 0 {
-		row("TYPE\tITEMS\tSIZE\n")
-	}
-	for _, kind := range garbage.Kinds() {
-		if s := sum(r.Removed, kind); s.items > 0 {
-			row("%s\t%d\t%s\n", kind, s.items, units.BytesSize(float64(s.size)))
+		err := e.table(func(row func(string, ...any)) {
+			row("TYPE\tITEMS\tSIZE\n")
+			for _, kind := range garbage.Kinds() {
+				if s := sum(r.Removed, kind); s.items > 0 {
+					row("%s\t%d\t%s\n", kind, s.items, bytesSize(s.size))
+				}
+			}
+			row("\n")
+		})
+		if err != nil {
+			return err
 		}
-	}
-	if len(r.Removed) > 0 {
-		row("\n")
-	}
-	if err := table.Flush(); err != nil {
-		return fmt.Errorf("print the result: %w", err)
 	}
 	verb := "removed"
 	if dryRun {
 		verb = "would remove"
 	}
-	_, err := fmt.Fprintf(w, "%s %s; %s left\n", verb, units.BytesSize(float64(r.Freed)), units.BytesSize(float64(r.Left)))
-	return err
+	return printLine(e, fmt.Sprintf("%s %s; %s left", verb, bytesSize(r.Freed), bytesSize(r.Left)))
 }

@@ -4,9 +4,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
+	"text/tabwriter"
 	"time"
 
+	"github.com/docker/go-units"
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
@@ -105,6 +109,20 @@ func outputFlag(flags *pflag.FlagSet, f *format) {
 	*f = asText
 	flags.VarP(choice[format]{f, []string{string(asText), string(asJSON)}}, "output", "o", "print the result as `FORMAT`: text or json")
 }
+
+// table prints a result in columns, which tabs separate.
+func (e env) table(fill func(row func(format string, args ...any))) error {
+	w := tabwriter.NewWriter(e.stdout, 0, 0, 3, ' ', 0)
+	fill(func(format string, args ...any) { _, _ = fmt.Fprintf(w, format, args...) }) // Flush tells
+	if err := w.Flush(); err != nil {
+		return fmt.Errorf("print the result: %w", err)
+	}
+	return nil
+}
+
+func bytesSize(n int64) string { return units.BytesSize(float64(n)) }
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
 // printJSON writes a result for programs: indented, since people look at it, too.
 func printJSON(w io.Writer, v any) error {

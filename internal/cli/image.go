@@ -23,7 +23,8 @@ func (c *commandError) Error() string { return fmt.Sprintf("run %s: exit status 
 func (c *commandError) ExitCode() int { return c.code }
 
 func newImage(e env) *cobra.Command {
-	cmd := group("image", "Work with images", newImageRun(e))
+	cmd := group("image", "Work with images",
+		newImageCopy(e), newImageImport(e), newImageInspect(e), newImageLs(e), newImageRm(e), newImageRun(e))
 	cmd.GroupID = groupBuild
 	return cmd
 }
@@ -41,10 +42,11 @@ func newImageRun(e env) *cobra.Command {
 		Long: `Start an image's command in the sandbox that builds use, and wait for it.
 
 It is for trying what was built. What the command writes to its files is thrown away.
-The image is fetched from its registry; layers that this machine has are not.`,
+The image is fetched from its registry; layers that this machine has are not. local:NAME
+is one that 'slipway image ls' lists.`,
 		Example: `  slipway image run 127.0.0.1:5000/app:v1
   slipway image run --env PORT=9001 127.0.0.1:5000/app:v1
-  slipway image run 127.0.0.1:5000/app:v1 cat /etc/os-release`,
+  slipway image run local:app:v1 cat /etc/os-release`,
 		Args: arguments("IMAGE", "[COMMAND…]"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s.Image, s.Args = args[0], args[1:]

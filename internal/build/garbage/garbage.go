@@ -23,6 +23,7 @@ type Kind string
 
 // Kinds, as flags and lists spell them.
 const (
+	Image   Kind = "image"   // the name of one; what it names goes after it
 	Blob    Kind = "blob"    // layers as registries get them, configs, manifests, fetched files
 	Layer   Kind = "layer"   // folders with a layer's files, or a commit's
 	Step    Kind = "step"    // what came of an instruction
@@ -32,7 +33,7 @@ const (
 )
 
 // Kinds lists all of them.
-func Kinds() []Kind { return []Kind{Blob, Layer, Step, Mount, Context, Fetched} }
+func Kinds() []Kind { return []Kind{Image, Blob, Layer, Step, Mount, Context, Fetched} }
 
 // Item is one thing that is kept.
 type Item struct {
@@ -70,7 +71,7 @@ func List(ctx context.Context, stores []Store) ([]Item, error) {
 	return items, nil
 }
 
-// order puts first what goes first. Of what was used in the same moment the folder goes before its blob, of which it
+// order puts first what goes first. Of what was used in the same moment a name goes first, the folder before its blob, of which it
 // can be made again, and both before the step that they came of.
 func order(a, b Item) int {
 	return cmp.Or(a.Used.Compare(b.Used), cmp.Compare(rank(a.Kind), rank(b.Kind)), strings.Compare(a.ID, b.ID))
@@ -78,12 +79,14 @@ func order(a, b Item) int {
 
 func rank(k Kind) int {
 	switch k {
-	case Layer:
+	case Image:
 		return 0
-	case Blob:
+	case Layer:
 		return 1
+	case Blob:
+		return 2
 	}
-	return 2
+	return 3
 }
 
 // Request says what is to go. The zero value removes all that is not in use.

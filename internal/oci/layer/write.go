@@ -29,6 +29,11 @@ func Write(ctx context.Context, dst io.Writer, files iter.Seq2[File, error], opt
 }
 
 func write(ctx context.Context, dst io.Writer, files iter.Seq2[File, error], opts Options) (Result, error) {
+	return writeBlocks(ctx, dst, opts, func(l *layout) error { return l.files(files) })
+}
+
+// writeBlocks compresses what fill lays out.
+func writeBlocks(ctx context.Context, dst io.Writer, opts Options, fill func(*layout) error) (Result, error) {
 	codec, err := newCodec(opts.Compression)
 	if err != nil {
 		return Result{}, err
@@ -37,7 +42,7 @@ func write(ctx context.Context, dst io.Writer, files iter.Seq2[File, error], opt
 	defer cancel(nil)
 	l := &layout{ctx: ctx, pipeline: newPipeline(codec, dst, cancel), epoch: opts.Epoch, collect: opts.Index}
 	group := l.pipeline.start(ctx)
-	if err := l.files(files); err != nil {
+	if err := fill(l); err != nil {
 		cancel(err) // of several failures the first is the cause, and what all goroutines return
 		l.cur.drop()
 	}
@@ -49,6 +54,15 @@ func write(ctx context.Context, dst io.Writer, files iter.Seq2[File, error], opt
 	res.Entries = l.entries
 	if opts.Index {
 		res.Index = NewIndex(l.collected)
+	}
+	return res, nil
+}
+
+// Compress writes a plain tar that somebody else made, byte for byte, as a layer.
+func Compress(ctx context.Context, dst io.Writer, plain io.Reader, c Compression) (Result, error) {
+	res, err := writeBlocks(ctx, dst, Options{Compression: c}, func(l *layout) error { return l.stream(plain) })
+	if err != nil {
+		return Result{}, fmt.Errorf("compress layer: %w", err)
 	}
 	return res, nil
 }
@@ -168,6 +182,24 @@ func (l *layout) copy(f *File) (err error) {
 		return fmt.Errorf("%s: read: %w", f.Path, err)
 	}
 	return nil
+}
+
+// stream lays out bytes as they are.
+func (l *layout) stream(r io.Reader) error {
+	for {
+		if err := l.room(); err != nil {
+			return err
+		}
+		have := len(l.cur.data)
+		n, err := io.ReadFull(r, l.cur.extend(blockSize-have))
+		l.cur.data = l.cur.data[:have+n]
+		switch {
+		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+			return l.flush(true)
+		case err != nil:
+			return err
+		}
+	}
 }
 
 // changed is the error for a file whose length is not what its entry says.

@@ -16,6 +16,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -320,5 +321,36 @@ func TestWriteStops(t *testing.T) {
 	cancel(cause)
 	if _, err := layer.Write(ctx, io.Discard, endless, layer.Options{}); !errors.Is(err, cause) {
 		t.Errorf("Write, canceled: %v, want %v", err, cause)
+	}
+}
+
+func TestCompress(t *testing.T) {
+	t.Parallel()
+	for _, algorithm := range []string{"gzip", "zstd", "none"} {
+		for _, size := range []int{0, 1, 1000, 1 << 20, 1<<20 + 1, 3 << 20} {
+			plain := make([]byte, size)
+			_, _ = rand.NewChaCha8([32]byte{7}).Read(plain)
+			var packed bytes.Buffer
+			res, err := layer.Compress(t.Context(), &packed, bytes.NewReader(plain), layer.Compression{Algorithm: algorithm})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if res.DiffID != digest.FromBytes(plain) || res.Uncompressed != int64(size) || res.Descriptor.Digest != digest.FromBytes(packed.Bytes()) ||
+				res.Descriptor.Size != int64(packed.Len()) {
+				t.Errorf("%s of %d bytes: %+v", algorithm, size, res)
+			}
+			r, err := layer.Decompress(&packed)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, plain) {
+				t.Errorf("%s of %d bytes: read %d bytes back, %v", algorithm, size, len(got), err)
+			}
+		}
+	}
+	broken := errors.New("broken")
+	_, err := layer.Compress(t.Context(), io.Discard, io.MultiReader(bytes.NewReader(make([]byte, 5<<20)), iotest.ErrReader(broken)), layer.Compression{})
+	if !errors.Is(err, broken) {
+		t.Errorf("Compress of what cannot be read: %v", err)
 	}
 }
