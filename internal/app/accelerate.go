@@ -51,6 +51,9 @@ func (f Acceleration) format(dir string) (accel.Format, error) {
 	if f.Algorithm != "" && f.Name != "overlaybd" {
 		return nil, fmt.Errorf("%s has one algorithm, and levels from 1 on: %w", f.Name, errs.Invalid)
 	}
+	if f.Level != 0 && f.Name == "overlaybd" {
+		return nil, fmt.Errorf("overlaybd has no levels, but algorithms: %w", errs.Invalid)
+	}
 	switch f.Name {
 	case "estargz":
 		return estargz.New(estargz.Options{Level: f.Level})

@@ -67,6 +67,21 @@ func TestBuildEstargz(t *testing.T) {
 	}
 }
 
+func TestAccelerationsThatDoNotExist(t *testing.T) {
+	t.Parallel()
+	for _, f := range []app.Acceleration{
+		{Name: "tar"},
+		{Name: "estargz", Algorithm: "lz4"},
+		{Name: "zstdchunked", Algorithm: "zstd"},
+		{Name: "overlaybd", Level: 3},
+		{Name: "overlaybd", Algorithm: "gzip"},
+	} {
+		if err := f.Validate(); !errors.Is(err, errs.Invalid) {
+			t.Errorf("%+v: %v, want Invalid", f, err)
+		}
+	}
+}
+
 func TestBuildEstargzRefuses(t *testing.T) {
 	t.Parallel()
 	a := openApp(t, t.TempDir(), config.Config{})
