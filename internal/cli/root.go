@@ -9,8 +9,9 @@ import (
 
 // Groups of commands in the help.
 const (
-	groupBuild   = "build"
-	groupMachine = "machine"
+	groupBuild     = "build"
+	groupFunctions = "functions"
+	groupMachine   = "machine"
 )
 
 // newRoot returns slipway's command with all commands below it.
@@ -43,6 +44,7 @@ steps still run, and runs pipelines of kind: Pipeline.`,
 	root.SetUsageFunc(func(cmd *cobra.Command) error { return usage(cmd.OutOrStdout(), cmd) })
 	root.AddGroup(
 		&cobra.Group{ID: groupBuild, Title: "Images and pipelines"},
+		&cobra.Group{ID: groupFunctions, Title: "Functions"},
 		&cobra.Group{ID: groupMachine, Title: "This machine and this program"},
 	)
 	help := newHelp(root)
@@ -53,9 +55,16 @@ steps still run, and runs pipelines of kind: Pipeline.`,
 		newBuild(e),
 		newCache(e),
 		newCompletion(e),
+		newDeploy(e),
 		newDoctor(e),
+		newFunctions(e),
 		newImage(e),
+		newInfo(e),
+		newInvoke(e),
+		newLogs(e),
+		newPlan(e),
 		newRegistry(e),
+		newRemove(e),
 		newRun(e),
 		newSchema(e),
 		newSign(e),

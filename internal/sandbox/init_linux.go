@@ -252,6 +252,11 @@ func (in *initProcess) enter(req *request) error {
 
 // unshare leaves the namespaces that a spare could not know it would have to leave.
 func unshare(req *request) error {
+	if req.Spec.Namespace != "" {
+		if err := join(req.Spec.Namespace); err != nil {
+			return err
+		}
+	}
 	flags := 0
 	if len(req.Cgroups) > 0 {
 		flags |= unix.CLONE_NEWCGROUP
@@ -267,6 +272,19 @@ func unshare(req *request) error {
 	}
 	if req.Spec.Network == NetworkNone {
 		return loopbackUp()
+	}
+	return nil
+}
+
+// join enters a network namespace of the machine's, whose files this process still sees.
+func join(path string) (err error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open network namespace %s: %w", path, err)
+	}
+	defer func() { err = errors.Join(err, unix.Close(fd)) }()
+	if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("enter network namespace %s: %w", path, err)
 	}
 	return nil
 }

@@ -53,6 +53,8 @@ type Spec struct {
 	Hostname string
 	// Network is NetworkHost or NetworkNone. Default: host.
 	Network string
+	// Namespace is the path of a network namespace to be in, in place of Network.
+	Namespace string
 	// Mounts are put over the root in order of depth.
 	Mounts []Mount
 	// Devices are nodes that work inside, apart from those that every command has.
@@ -150,6 +152,9 @@ func (s *Spec) check() error {
 	}
 	if s.Network != "" && s.Network != NetworkHost && s.Network != NetworkNone {
 		return fmt.Errorf("network %q: %w", s.Network, errs.Invalid)
+	}
+	if s.Namespace != "" && (s.Network == NetworkNone || s.Chroot || !filepath.IsAbs(s.Namespace)) {
+		return fmt.Errorf("network namespace %q: an absolute path, beside no other network: %w", s.Namespace, errs.Invalid)
 	}
 	for i := range s.Mounts {
 		if err := s.Mounts[i].check(); err != nil {
@@ -267,7 +272,9 @@ func (s *Spec) stub() []string {
 }
 
 // ordinary tells whether a spare process, built for no spec in particular, will do.
-func (s *Spec) ordinary() bool { return s.Network != NetworkNone && !s.Insecure && !s.Chroot }
+func (s *Spec) ordinary() bool {
+	return s.Network != NetworkNone && s.Namespace == "" && !s.Insecure && !s.Chroot
+}
 
 // arguments are for an init that starts for this spec alone.
 func (s *Spec) arguments() []string {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"slipway/internal/build"
 	"slipway/internal/build/plan"
@@ -24,7 +25,13 @@ type Start struct {
 	// Env is added to the image's, and wins over it.
 	Env     []string
 	Network string // plan.NetworkHost or plan.NetworkNone. Default: host
-	Limits  Limits
+	// Namespace is the path of a network namespace to be in, in place of Network.
+	Namespace string
+	// Entrypoint replaces the image's, and with it the image's CMD. Default: the image's.
+	Entrypoint []string
+	// Grace is how long the process may take to end after SIGTERM when the context is done. Default: it is killed at once.
+	Grace  time.Duration
+	Limits Limits
 	// Stdin, Stdout and Stderr are the process's.
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
@@ -46,6 +53,23 @@ func (s *Solver) Start(ctx context.Context, r Start) (code int, err error) {
 	return code, b.group.Wait()
 }
 
+// Pull brings an image to this machine, ready to start, and returns the digest of its manifest.
+func (s *Solver) Pull(ctx context.Context, r Start) (digest oci.Digest, err error) {
+	b := s.builder(ctx, Request{Events: r.Events})
+	b.engine = s.newEngine(b.begin)
+	defer func() { err = errors.Join(err, b.close()) }()
+	b.group.Go(func() error {
+		im, err := b.resolveOne(b.group.ctx, plan.Need{Ref: r.Image, Platform: oci.FormatPlatform(r.Platform)})
+		if err != nil {
+			return err
+		}
+		digest = im.digest
+		_, err = b.folders(b.group.ctx, b.imageStack(im))
+		return err
+	})
+	return digest, b.group.Wait()
+}
+
 func (b *builder) startImage(ctx context.Context, r Start) (int, error) {
 	if err := b.req.Limits.enforce(ctx, b); err != nil {
 		return 0, err
@@ -63,12 +87,15 @@ func (b *builder) startImage(ctx context.Context, r Start) (int, error) {
 		return 0, err
 	}
 	c := im.config.Config
-	cmd := c.Cmd
+	entrypoint, cmd := c.Entrypoint, c.Cmd
+	if len(r.Entrypoint) > 0 {
+		entrypoint, cmd = r.Entrypoint, nil
+	}
 	if len(r.Args) > 0 {
 		cmd = r.Args
 	}
 	op := &plan.Run{
-		Args: slices.Concat(c.Entrypoint, cmd), Env: mergeEnv(c.Env, r.Env), Dir: c.WorkingDir, User: c.User, Network: r.Network,
+		Args: slices.Concat(entrypoint, cmd), Env: mergeEnv(c.Env, r.Env), Dir: c.WorkingDir, User: c.User, Network: r.Network,
 	}
 	if len(op.Args) == 0 {
 		return 0, errs.Hint(fmt.Errorf("start %s: the image names no command: %w", r.Image, errs.Invalid), "give one after the image")
@@ -84,6 +111,12 @@ func (b *builder) startImage(ctx context.Context, r Start) (int, error) {
 		return 0, err
 	}
 	spec.Stdin, spec.Stdout, spec.Stderr = r.Stdin, r.Stdout, r.Stderr
+	if r.Grace > 0 {
+		spec.Grace = r.Grace
+	}
+	if r.Namespace != "" {
+		spec.Network, spec.Namespace = "", r.Namespace
+	}
 	res, err := b.engine.Run(ctx, spec)
 	if err == nil && res.OOM {
 		err = b.outOfMemory()
