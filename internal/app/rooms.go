@@ -25,7 +25,7 @@ import (
 )
 
 // stepWorker returns the worker of serverless-runner-task.
-func (a *App) stepWorker(p *Prepared) (*serverless.Worker, error) {
+func (a *App) stepWorker(p *Prepared, mapRef func(ref.Ref) ref.Ref) (*serverless.Worker, error) {
 	values, err := a.secrets(p.secrets)
 	if err != nil {
 		return nil, err
@@ -39,7 +39,8 @@ func (a *App) stepWorker(p *Prepared) (*serverless.Worker, error) {
 			AccessKeySecret: a.opts.Getenv("ALIBABA_CLOUD_ACCESS_KEY_SECRET"),
 			SecurityToken:   a.opts.Getenv("ALIBABA_CLOUD_SECURITY_TOKEN"),
 		},
-		Fetcher: fetcher{}, Cache: filepath.Join(a.opts.Home, "step-cache"), Now: a.opts.Now,
+		Deployer: deployer{Functions(a.opts.Home), mapRef},
+		Fetcher:  fetcher{}, Cache: filepath.Join(a.opts.Home, "step-cache"), Now: a.opts.Now,
 	}
 	for id, value := range values {
 		opts.Secrets[id] = strings.TrimSuffix(strings.TrimSuffix(string(value), "\n"), "\r") // of a file's last line

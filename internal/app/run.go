@@ -179,12 +179,13 @@ func (a *App) Run(ctx context.Context, p *Prepared, to Listener) (*pipeline.Run,
 		return nil, err
 	}
 	mapped, public := image.MapRegistry(a.opts.Config.MapRegistry), a.network.public(ctx)
+	mapRef := func(r ref.Ref) ref.Ref { return public(mapped(r)) }
 	worker := image.New(image.Options{
 		Builder:  imageBuilder{a},
-		MapRef:   func(r ref.Ref) ref.Ref { return public(mapped(r)) },
+		MapRef:   mapRef,
 		Instance: a.useInstance, Converts: converts, CheckFormat: checkFormat, Suffixes: a.opts.Config.AcceleratedSuffixes,
 	})
-	steps, err := a.stepWorker(p)
+	steps, err := a.stepWorker(p, mapRef)
 	if err != nil {
 		return nil, err
 	}

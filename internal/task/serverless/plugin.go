@@ -3,7 +3,6 @@ package serverless
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -179,10 +178,4 @@ func (c *call) shell(ctx context.Context, script string, more map[string]string)
 	env := maps.Clone(c.env)
 	maps.Copy(env, more)
 	return c.exec(ctx, c.log, Process{Args: []string{"sh", "-c", script}, Env: pairs(env), Dir: Workspace})
-}
-
-// notYet is the error of a plugin whose work slipway cannot do yet.
-func notYet(name, instead string) error {
-	err := fmt.Errorf("%s cannot run yet: slipway does not deploy functions", strings.TrimPrefix(name, scope))
-	return errs.Hint(errs.Mark(err, errs.Invalid), instead)
 }

@@ -88,6 +88,8 @@ type Options struct {
 	Account Account
 	// Fetcher fetches repositories for checkout. Default: the run's own is the only one.
 	Fetcher Fetcher
+	// Deployer deploys functions. Default: s-deploy, fc-canary and fc-release fail.
+	Deployer Deployer
 	// Cache is the folder where the cache plugin keeps what it saves, unless it is told another place.
 	Cache string
 	// HTTP sends the requests of plugins. Default: http.DefaultTransport.

@@ -96,8 +96,32 @@ func options() serverless.Options {
 	return serverless.Options{
 		Rooms: &machineRooms{}, Git: facts(), Now: func() time.Time { return time.UnixMilli(1700000000000) },
 		Secrets: map[string]string{"token": "s3cret/t0ken", "empty": ""}, CloudSecrets: map[string]string{"key": "cl0ud-key"},
-		Account: serverless.Account{ID: "42", AccessKeyID: "LTAI", AccessKeySecret: "acc3ss-s3cret"},
+		Account:  serverless.Account{ID: "42", AccessKeyID: "LTAI", AccessKeySecret: "acc3ss-s3cret"},
+		Deployer: deployer{},
 	}
+}
+
+// deployer says what it is told to do. It knows no function called missing.
+type deployer struct{}
+
+func (deployer) Deploy(ctx context.Context, d serverless.Deployment) ([]serverless.Deployed, error) {
+	d.Tell(fmt.Sprintf("deploy %s of %q, environment %q, access %q, actions %v, COMMIT=%s", d.Resource, d.File, d.Environment, d.Access, !d.SkipActions, d.Env["COMMIT"]))
+	code, err := d.Shell(ctx, "echo an action in $(basename $PWD)", "")
+	if err != nil || code != 0 {
+		return nil, fmt.Errorf("action: %d, %w", code, err)
+	}
+	return []serverless.Deployed{{Resource: "function", Function: "demo", Image: "a@sha256:0", URL: "http://127.0.0.1/fn/demo/"}}, nil
+}
+
+func (deployer) Canary(_ context.Context, function, alias string, share float64) (string, error) {
+	if function == "missing" {
+		return "", fmt.Errorf("function missing: %w", errs.NotFound)
+	}
+	return fmt.Sprintf("%s-%s-%g", function, alias, share), nil
+}
+
+func (deployer) Release(_ context.Context, function, alias string) (string, error) {
+	return function + "-" + alias, nil
 }
 
 // resolve reads a task from a pipeline file, or returns what is wrong with it.
