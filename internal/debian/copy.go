@@ -239,8 +239,12 @@ func (c *copier) furnish(ctx context.Context, packages []*Package) error {
 	if err := c.alternatives(); err != nil {
 		return err
 	}
-	for _, tree := range []string{"/etc/ssl/certs", "/etc/apt"} {
-		if err := c.tree(ctx, tree); err != nil {
+	trees := []string{"/etc/ssl/certs", "/etc/apt"}
+	if _, err := c.to.Lstat(local(inPlace)); err == nil {
+		trees = append(trees, inPlace)
+	}
+	for _, name := range trees {
+		if err := c.tree(ctx, name); err != nil {
 			return err
 		}
 	}
@@ -320,7 +324,10 @@ func (c *copier) resolve(name string) string {
 	return real
 }
 
-// tree copies a folder with everything below it, but for files that hold credentials: an address with a user.
+// inPlace is a program that people update over the package's files, which then fit together with those alone.
+const inPlace = "/usr/lib/node_modules/npm"
+
+// tree copies a folder with everything below it, but for settings that hold credentials: an address with a user.
 func (c *copier) tree(ctx context.Context, name string) error {
 	err := fs.WalkDir(c.from.FS(), local(name), func(p string, e fs.DirEntry, err error) error {
 		switch {
@@ -331,7 +338,7 @@ func (c *copier) tree(ctx context.Context, name string) error {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		}
-		if e.Type().IsRegular() && !strings.HasSuffix(p, ".pem") && !strings.HasSuffix(p, ".crt") {
+		if e.Type().IsRegular() && strings.HasPrefix(p, "etc/apt/") {
 			data, err := c.from.ReadFile(p)
 			if err != nil || credentials(string(data)) {
 				return nil //nolint:nilerr // what cannot be read is not for everybody

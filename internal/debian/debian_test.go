@@ -74,7 +74,7 @@ Version: 5
 func machine(t *testing.T) string {
 	t.Helper()
 	root := t.TempDir()
-	dirs := []string{"usr/bin", "usr/lib", "usr/share/doc/tool", "var/lib/dpkg/info", "var/lib/dpkg/alternatives", "etc/alternatives", "etc/apt/sources.list.d", "etc/ssl/certs", "home/user"}
+	dirs := []string{"usr/bin", "usr/lib/node_modules/npm/new", "usr/lib/node_modules/other", "usr/share/doc/tool", "var/lib/dpkg/info", "var/lib/dpkg/alternatives", "etc/alternatives", "etc/apt/sources.list.d", "etc/ssl/certs", "home/user"}
 	for _, dir := range dirs {
 		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
 			t.Fatal(err)
@@ -86,7 +86,10 @@ func machine(t *testing.T) string {
 		"var/lib/dpkg/info/shell.list":          "/.\n/bin\n/bin/sh\n/bin/su\n/etc\n/etc/shell.conf\n/etc/shell.key\n/etc/removed.conf\n",
 		"var/lib/dpkg/info/libc:amd64.list":     "/lib\n/lib/libc.so.6\n/lib/libc.so\n",
 		"var/lib/dpkg/info/libc:amd64.postinst": "#!/bin/sh\n",
-		"var/lib/dpkg/info/tool.list":           "/usr/bin/tool\n/usr/bin/tool-alias\n/usr/share/doc/tool/README\n",
+		"var/lib/dpkg/info/tool.list":           "/usr/bin/tool\n/usr/bin/tool-alias\n/usr/share/doc/tool/README\n/usr/lib/node_modules/npm/old.js\n",
+		"usr/lib/node_modules/npm/old.js":       "its password: from the package",
+		"usr/lib/node_modules/npm/new/index.js": "from an update over it, password and all",
+		"usr/lib/node_modules/other/index.js":   "the machine's own",
 		"var/lib/dpkg/info/mawk.list":           "/usr/bin/mawk\n",
 		"var/lib/dpkg/info/other.list":          "/usr/bin/other\n",
 		"var/lib/dpkg/alternatives/awk":         "auto\n/usr/bin/awk\nnawk\n/usr/bin/nawk\n\n/usr/bin/mawk\n5\n/usr/bin/mawk\n\n",
@@ -233,6 +236,8 @@ func TestCopy(t *testing.T) {
 		"-rw-r--r-- etc/shell.conf",
 		"-rw-r--r-- etc/ssl/certs/ca.pem",
 		"-rw-r--r-- usr/lib/libc.so.6",
+		"-rw-r--r-- usr/lib/node_modules/npm/new/index.js",
+		"-rw-r--r-- usr/lib/node_modules/npm/old.js",
 		"-rw-r--r-- var/lib/dpkg/available",
 		"-rw-r--r-- var/lib/dpkg/info/base-files.list",
 		"-rw-r--r-- var/lib/dpkg/info/libc:amd64.list",
@@ -257,6 +262,9 @@ func TestCopy(t *testing.T) {
 		"drwxr-xr-x usr",
 		"drwxr-xr-x usr/bin",
 		"drwxr-xr-x usr/lib",
+		"drwxr-xr-x usr/lib/node_modules",
+		"drwxr-xr-x usr/lib/node_modules/npm",
+		"drwxr-xr-x usr/lib/node_modules/npm/new",
 		"drwxr-xr-x var",
 		"dtrwxrwxrwx tmp",
 		"etc/alternatives/awk -> /usr/bin/mawk",

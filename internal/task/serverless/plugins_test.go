@@ -510,3 +510,19 @@ case $(cat "$3") in *postRun*) echo '{"outputs":null,"env":{},"post":true}' > "$
 		t.Error(err)
 	}
 }
+
+func TestRuntimeSetup(t *testing.T) {
+	t.Parallel()
+	path := programs(t, map[string]string{"node": "echo v18.1.0", "java": `echo 'openjdk version "1.8.0_392"' >&2`})
+	text, err := work(t, options(), `
+- plugin: '@serverless-cd/runtime-setup'
+  env: {PATH: "`+path+`"}
+  inputs: {runtime: [nodejs18, nodejs16, java8]}
+- plugin: '@serverless-cd/runtime-setup'
+  inputs: {runtime: python3.1}
+- run: echo $PATH`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	has(t, text, "nodejs18: the environment's own", "nodejs16 is not in this environment", "java8: the environment's own", "python3.1 is not in this environment", "    "+path+"\n")
+}

@@ -28,57 +28,57 @@ func runtimePlugin() *plugin {
 
 // runtime is where build images keep a version of a language.
 type runtime struct {
-	// dirs are patterns of folders, the first that exists is taken. bin is what goes into PATH below it.
+	// dirs are patterns of folders, the first that exists is taken: its bin goes into PATH.
 	dirs []string
-	bin  []string
 	home string // the variable that names the folder
 	// probe is a command that prints version when the environment's own is this one.
 	probe, version string
 }
 
-// runtimes are the known ones, by the names that pipelines use. The hosted system's build image has node below
-// /usr/local/versions, python below /usr/local/envs, java below /usr/lib/jvm and go below gvm's folder; others use the
-// places that come after.
-func runtimes() map[string]runtime {
-	all := map[string]runtime{"php7.2": {
-		dirs: []string{"/usr/local/versions/php/7.2*", "/usr/local/php7.2"}, bin: []string{"bin"}, probe: "php --version", version: "PHP 7.2.",
-	}}
-	for _, v := range []string{"12", "14", "16", "18", "20", "22"} {
-		all["nodejs"+v] = runtime{
-			dirs: []string{"/usr/local/versions/node/v" + v + ".*", "/root/.nvm/versions/node/v" + v + ".*", "/opt/node" + v},
-			bin:  []string{"bin"}, probe: "node --version", version: "v" + v + ".",
-		}
+// languages are those that have runtimes, with a version that pipelines often name.
+func languages() map[string]string {
+	return map[string]string{"go": "go1.21", "java": "java17", "nodejs": "nodejs18", "php": "php7.2", "python": "python3.10"}
+}
+
+// runtimeOf finds a runtime by its name, such as nodejs18. The hosted system's build image has node below /usr/local/versions,
+// python below /usr/local/envs, java below /usr/lib/jvm and go below gvm's folder; others use the places that come after.
+func runtimeOf(name string) (runtime, bool) {
+	language := strings.TrimRight(name, "0123456789.")
+	v := strings.TrimPrefix(name, language)
+	if v == "" || strings.Trim(v, ".") != v || strings.Contains(v, "..") { // it becomes part of a script
+		return runtime{}, false
 	}
-	for _, v := range []string{"2.7", "3.6", "3.7", "3.9", "3.10", "3.12", "3.13"} {
-		all["python"+v] = runtime{
-			dirs: []string{"/usr/local/envs/py" + strings.ReplaceAll(v, ".", ""), "/root/.pyenv/versions/" + v + ".*", "/opt/python" + v},
-			bin:  []string{"bin"}, probe: "python --version 2>&1 || python3 --version", version: "Python " + v + ".",
+	r := runtime{}
+	switch language {
+	case "nodejs":
+		r.dirs = []string{"/usr/local/versions/node/v" + v + ".*", "/root/.nvm/versions/node/v" + v + ".*", "/opt/node" + v}
+		r.probe, r.version = "node --version", "v"+v+"."
+	case "python":
+		r.dirs = []string{"/usr/local/envs/py" + strings.ReplaceAll(v, ".", ""), "/root/.pyenv/versions/" + v + ".*", "/opt/python" + v}
+		r.probe, r.version = "python --version 2>&1 || python3 --version", "Python "+v+"."
+	case "java":
+		r.dirs = []string{"/usr/lib/jvm/openjdk-" + v + "[.u]*", "/usr/lib/jvm/java-" + v + "-openjdk*", "/usr/lib/jvm/temurin-" + v + "*", "/opt/java" + v}
+		r.home, r.probe, r.version = "JAVA_HOME", "java -version 2>&1", `"`+v+"."
+		if v == "8" {
+			r.version = `"1.8.`
 		}
+	case "go":
+		r.dirs = []string{"/root/.gvm/gos/go" + v + ".*", "/usr/local/go" + v, "/opt/go" + v}
+		r.home, r.probe, r.version = "GOROOT", "go version", "go"+v+"."
+	case "php":
+		r.dirs = []string{"/usr/local/versions/php/" + v + "*", "/usr/local/php" + v}
+		r.probe, r.version = "php --version", "PHP "+v+"."
+	default:
+		return runtime{}, false
 	}
-	for _, v := range []string{"8", "11", "17"} {
-		all["java"+v] = runtime{
-			dirs: []string{"/usr/lib/jvm/openjdk-" + v + "[.u]*", "/usr/lib/jvm/java-" + v + "-openjdk*", "/usr/lib/jvm/temurin-" + v + "*", "/opt/java" + v},
-			bin:  []string{"bin"}, home: "JAVA_HOME", probe: "java -version 2>&1", version: `"` + strings.Replace(v, "8", "1.8", 1) + ".",
-		}
-	}
-	for _, v := range []string{"1.18", "1.19", "1.20", "1.21"} {
-		all["go"+v] = runtime{
-			dirs: []string{"/root/.gvm/gos/go" + v + ".*", "/usr/local/go" + v, "/opt/go" + v},
-			bin:  []string{"bin"}, home: "GOROOT", probe: "go version", version: "go" + v + ".",
-		}
-	}
-	return all
+	return r, true
 }
 
 func (c *call) runtime(ctx context.Context, name string) error {
-	all := runtimes()
-	r, ok := all[name]
+	r, ok := runtimeOf(name)
 	if !ok {
-		hint := ""
-		if near := suggest.Nearest(name, slices.Values(slices.Sorted(maps.Keys(all)))); near != "" {
-			hint = "; did you mean " + near + "?"
-		}
-		c.log.printf("%s is no runtime that is known: skipped%s", name, hint)
+		names := slices.Sorted(maps.Values(languages()))
+		c.log.printf("%s is no runtime that is known: skipped (%s)", name, runtimeHint(name, names))
 		return nil
 	}
 	script := "for d in " + strings.Join(r.dirs, " ") + `; do [ -d "$d/bin" ] && echo "$d" && exit; done; true`
@@ -87,7 +87,7 @@ func (c *call) runtime(ctx context.Context, name string) error {
 		return err
 	}
 	if dir == "" {
-		own, err := c.ask(ctx, r.probe+" 2>/dev/null; true")
+		own, err := c.ask(ctx, "{ "+r.probe+"; } 2>/dev/null; true")
 		if err != nil {
 			return err
 		}
@@ -98,9 +98,7 @@ func (c *call) runtime(ctx context.Context, name string) error {
 		c.log.printf("%s is not in this environment: skipped (--runner-image names an image that has it)", name)
 		return nil
 	}
-	for _, bin := range slices.Backward(r.bin) {
-		c.task.env["PATH"] = dir + "/" + bin + ":" + c.task.env["PATH"]
-	}
+	c.task.env["PATH"] = dir + "/bin:" + c.task.env["PATH"]
 	if r.home != "" {
 		c.task.env[r.home] = dir
 	}
@@ -127,4 +125,13 @@ type limited struct {
 func (l *limited) Write(p []byte) (int, error) {
 	l.to.Write(p[:min(len(p), max(0, l.max-l.to.Len()))])
 	return len(p), nil
+}
+
+// runtimeHint says what a runtime's name looks like.
+func runtimeHint(name string, known []string) string {
+	language := strings.TrimRight(name, "0123456789.")
+	if near := suggest.Nearest(language, slices.Values(slices.Sorted(maps.Keys(languages())))); near != "" && near != language {
+		return "did you mean " + near + strings.TrimPrefix(name, language) + "?"
+	}
+	return "names are such as " + strings.Join(known, ", ")
 }
