@@ -13,6 +13,7 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -23,6 +24,9 @@ import (
 type Namespace struct {
 	file  *os.File
 	close func() error
+
+	mu     sync.RWMutex // whoever enters holds the descriptor open meanwhile
+	closed bool
 }
 
 // New makes a network. With internet, what is in it reaches other machines through this one, with this one's address.
@@ -85,7 +89,10 @@ func (n *Namespace) Path() string {
 
 // Close lets go of the network: it ends with the last process in it.
 func (n *Namespace) Close() error {
+	n.mu.Lock()
+	n.closed = true
 	err := n.file.Close()
+	n.mu.Unlock()
 	if n.close != nil {
 		err = errors.Join(n.close(), err)
 	}
@@ -104,6 +111,16 @@ func (n *Namespace) Dial(ctx context.Context, port int) (net.Conn, error) {
 	return conn, err
 }
 
+// enter brings the thread into the network. One that was closed cannot be entered: net.ErrClosed.
+func (n *Namespace) enter() error {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	if n.closed {
+		return net.ErrClosed
+	}
+	return unix.Setns(int(n.file.Fd()), unix.CLONE_NEWNET)
+}
+
 // inside calls f with the thread in the network. A socket belongs to the network that it was made in, wherever it is
 // used afterwards.
 func (n *Namespace) inside(f func() error) (err error) {
@@ -114,7 +131,7 @@ func (n *Namespace) inside(f func() error) (err error) {
 		return fmt.Errorf("enter an instance's network: %w", err)
 	}
 	defer func() { err = errors.Join(err, home.Close()) }()
-	if err := unix.Setns(int(n.file.Fd()), unix.CLONE_NEWNET); err != nil {
+	if err := n.enter(); err != nil {
 		runtime.UnlockOSThread()
 		return fmt.Errorf("enter an instance's network: %w", err)
 	}

@@ -1,11 +1,13 @@
 package netns_test
 
 import (
+	"errors"
 	"io"
 	"net"
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 
 	"slipway/internal/deploy/netns"
@@ -91,6 +93,30 @@ func TestSamePortTwice(t *testing.T) {
 	if _, err := (&net.Dialer{}).DialContext(t.Context(), "tcp4", "127.0.0.1:9000"); err == nil {
 		t.Error("the port is open on the machine itself")
 	}
+}
+
+// An instance may end while somebody connects to it.
+func TestDialBesideClose(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	n, err := netns.New(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var dials sync.WaitGroup
+	for range 4 {
+		dials.Go(func() {
+			for {
+				if _, err := n.Dial(t.Context(), 9000); errors.Is(err, net.ErrClosed) {
+					return
+				}
+			}
+		})
+	}
+	if err := n.Close(); err != nil {
+		t.Error(err)
+	}
+	dials.Wait()
 }
 
 // With a way to other machines, an instance reaches this one by its address on the pair, and has a default route.
